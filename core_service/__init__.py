@@ -1,0 +1,1 @@
+"""Polylect's gRPC service: credentials, quotas, meaning, the queue's front, queries and administration."""

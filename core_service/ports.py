@@ -1,0 +1,103 @@
+"""What the core needs of a store, as Protocols.
+
+Every method may raise ConnectionError when the store can't be reached or can't do its work; a caller turns that
+into STORAGE_UNAVAILABLE. Times are aware datetimes in UTC, ids are UUIDs in text form.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import date, datetime
+from typing import NamedTuple, Protocol
+
+from polylect.v1.event_pb2 import Event
+from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.query_pb2 import ListEventsRequest
+from polylect.v1.queue_pb2 import EventBatch
+from polylect.v1.source_pb2 import Key, Source
+
+
+class StoredKey(NamedTuple):
+    """A key and the SHA-256 of its secret."""
+
+    key: Key
+    secret_hash: bytes
+
+
+class StoredSource(NamedTuple):
+    """A source with all its keys, ended ones included."""
+
+    source: Source
+    keys: Sequence[StoredKey]
+
+
+class Queue(Protocol):
+    """The durable log between core and worker."""
+
+    async def append(self, batch: EventBatch) -> None:
+        """Make `batch` durable; it is when this returns. At most one row, all or nothing."""
+
+
+class SourceStore(Protocol):
+    """Sources and keys. Demo sources exist for it only where it was opened for demo mode."""
+
+    async def load_sources(self, source_id: str | None = None) -> list[StoredSource]:
+        """Give all sources, or the one of that id (an empty list when there is none)."""
+
+    def watch(self) -> AsyncIterator[str | None]:
+        """Yield the source_id of each change; None when it (re)connected, so changes may have been missed.
+
+        Reconnects by itself, for ever, with a short pause.
+        """
+
+    async def find_source(self, name_or_id: str) -> Source | None:
+        """Give one source by name or id."""
+
+    async def create_source(self, source: Source) -> bool:
+        """Insert; False when the name is taken."""
+
+    async def update_source(self, source: Source) -> None:
+        """Write all settings of `source` by its id."""
+
+    async def create_key(self, key: Key, secret_hash: bytes) -> None:
+        """Insert."""
+
+    async def list_keys(self, source_id: str) -> list[Key]:
+        """Give the keys of a source, newest first."""
+
+    async def find_key(self, key_id: str) -> Key | None:
+        """Give one key."""
+
+    async def end_key(self, key_id: str, *, expires_at: datetime | None, revoked_at: datetime | None) -> None:
+        """Set the times given; an earlier one already there stays."""
+
+    async def salt(self, day: date) -> bytes:
+        """Give the 32-byte salt of a UTC day, made at first asking, the same for all cores."""
+
+
+class EventStore(Protocol):
+    """Reading back. `source_id` None means all sources."""
+
+    async def get_event(
+        self, source_id: str | None, *, event_id: str | None = None, message_id: str | None = None
+    ) -> Event | None:
+        """Give one event by either id."""
+
+    async def list_events(
+        self, source_id: str | None, filters: ListEventsRequest, page_size: int
+    ) -> tuple[list[Event], str]:
+        """Give a page, latest received first, and the next page's token ("" on the last).
+
+        Raises ValueError for a page token that is not one of its own.
+        """
+
+    async def count_events(
+        self, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime
+    ) -> int:
+        """Count by the events' own time, from inclusive, until exclusive; site "" means all."""
+
+    async def list_quarantined(
+        self, source_id: str | None, reason: str, page_size: int, page_token: str
+    ) -> tuple[list[QuarantinedEvent], str]:
+        """Give a page, latest first. `reason` as in the table (field_missing), "" for all. Raises ValueError as above."""
+
+    async def ping(self) -> None:
+        """Answer when the database does."""

@@ -1,0 +1,1 @@
+"""Polylect's Postgres: schema, migrations, queue, the worker's writes, and queries."""

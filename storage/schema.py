@@ -1,0 +1,194 @@
+"""The tables, as SQLAlchemy Core; migrations and every statement are written against these.
+
+Columns of `events` carry the canonical fields' names, a nested field its parent's name in front
+(`page.url` is `page_url`). Every key of per-source data starts with `source_id`, so that a Postgres cluster
+can distribute by it. `events` is range-partitioned by the UTC day of `received_at`.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, INET, JSONB, UUID
+
+metadata = MetaData()
+
+_TIMESTAMP = DateTime(timezone=True)
+_UUID = UUID(as_uuid=False)
+
+
+def _text_list(name: str) -> Column[list[str]]:
+    return Column(name, ARRAY(Text), nullable=False, server_default=text("'{}'"))
+
+
+def _flag(name: str) -> Column[bool]:
+    return Column(name, Boolean, nullable=False, server_default=text("false"))
+
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    # Both null: the dialect's quota. Limit 0: none.
+    Column("rate_limit", Integer),
+    Column("rate_limit_window_seconds", Integer),
+    _text_list("origins"),
+    _text_list("vendor_cookies"),
+    Column("cookie_domain", Text, nullable=False, server_default=text("''")),
+    # The seeds' own examples: ignored by the core unless it runs in demo mode.
+    _flag("demo"),
+    Column("created_at", _TIMESTAMP, nullable=False, server_default=func.now()),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("source_id", _UUID, ForeignKey("sources.source_id"), nullable=False),
+    Column("key_id", _UUID, nullable=False),
+    # KeyKind without its prefix, lower case with dashes: pulsora-public.
+    Column("kind", Text, nullable=False),
+    # SHA-256 of the secret.
+    Column("secret_hash", LargeBinary, nullable=False, unique=True),
+    Column("hint", Text, nullable=False),
+    _text_list("scopes"),
+    _text_list("sites"),
+    Column("created_at", _TIMESTAMP, nullable=False, server_default=func.now()),
+    Column("expires_at", _TIMESTAMP),
+    Column("revoked_at", _TIMESTAMP),
+    UniqueConstraint("source_id", "key_id", name="keys_pkey"),
+)
+
+# One row per group commit. Autovacuum settings are the migration's.
+queue = Table(
+    "queue",
+    metadata,
+    Column("queue_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("enqueued_at", _TIMESTAMP, nullable=False, server_default=func.clock_timestamp()),
+    # Events and quarantined events in the payload.
+    Column("item_count", Integer, nullable=False),
+    # polylect.v1.EventBatch: as it is, or as one zstd frame (told apart by the frame's magic number).
+    Column("payload", LargeBinary, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    Column("event_id", _UUID, primary_key=True),
+    Column("received_at", _TIMESTAMP, primary_key=True),
+    Column("occurred_at", _TIMESTAMP, nullable=False),
+    Column("sent_at", _TIMESTAMP),
+    # page, track, identify, group or revenue.
+    Column("kind", Text, nullable=False),
+    Column("name", Text),
+    Column("message_id", Text),
+    Column("anonymous_id", Text),
+    Column("user_id", Text),
+    Column("group_id", Text),
+    Column("session_id", Text),
+    Column("cookie_id", Text),
+    Column("page_url", Text),
+    Column("page_path", Text),
+    Column("page_search", Text),
+    Column("page_title", Text),
+    Column("page_referrer", Text),
+    Column("page_referrer_source", Text),
+    Column("campaign_source", Text),
+    Column("campaign_medium", Text),
+    Column("campaign_name", Text),
+    Column("campaign_term", Text),
+    Column("campaign_content", Text),
+    Column("device_type", Text),
+    Column("device_user_agent", Text),
+    Column("device_locale", Text),
+    Column("device_timezone", Text),
+    _flag("device_bot"),
+    Column("geo_country", Text),
+    Column("client_ip", INET),
+    Column("revenue_amount", Numeric),
+    Column("revenue_currency", Text),
+    Column("revenue_transaction_id", Text),
+    Column("revenue_processor", Text),
+    Column("revenue_event_type", Text),
+    Column("revenue_subscription_id", Text),
+    Column("revenue_mrr_impact", Numeric),
+    Column("revenue_recurring", Boolean),
+    Column("properties", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("traits", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("context", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("provenance_dialect", Text, nullable=False),
+    Column("provenance_endpoint", Text),
+    Column("provenance_library", Text),
+    Column("provenance_request_id", Text),
+    Column("provenance_site_id", Text),
+    _flag("sanitized"),
+    postgresql_partition_by="RANGE (received_at)",
+)
+
+# What makes "once": the first event of each client id, for the deduplication window.
+dedup_keys = Table(
+    "dedup_keys",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    # 16 bytes of BLAKE2b over the client's id, as a uuid: fixed width, half the index of text.
+    Column("dedup_key", _UUID, primary_key=True),
+    # The event that was stored.
+    Column("event_id", _UUID, nullable=False),
+    Column("received_at", _TIMESTAMP, nullable=False),
+    Index("dedup_keys_received_at", "received_at", postgresql_using="brin"),
+)
+
+# Append-only: that a visitor is a user, first said by an event.
+identity_links = Table(
+    "identity_links",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    Column("anonymous_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("event_id", _UUID, nullable=False),
+    Column("linked_at", _TIMESTAMP, nullable=False),
+    Index("identity_links_user", "source_id", "user_id"),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    Column("quarantine_id", _UUID, primary_key=True),
+    Column("received_at", _TIMESTAMP, nullable=False),
+    # ErrorReason without its prefix, lower case: field_missing.
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("field", Text),
+    # What the client sent for this event; for an unwritable one the Event's protobuf bytes.
+    Column("raw", LargeBinary, nullable=False),
+    Column("dialect", Text),
+    Column("endpoint", Text),
+    Column("request_id", Text),
+    Column("client_ip", Text),
+)
+
+# Salt of the visitor fingerprints made on a UTC day. Deleted after the day, so that nobody can recompute them.
+daily_salts = Table(
+    "daily_salts",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("salt", LargeBinary, nullable=False),
+)
