@@ -109,13 +109,13 @@ class Event(_message.Message):
     name: _builtins.str
     """The event's or page's name, at most 1,024 characters. Required for track."""
     anonymous_id: _builtins.str
-    """The visitor before it is known who that is, at most 1,024 characters."""
+    """The visitor before it is known who that is, at most 1,024 bytes."""
     user_id: _builtins.str
-    """The known user, at most 1,024 characters. Required for identify."""
+    """The known user, at most 1,024 bytes. Required for identify."""
     group_id: _builtins.str
-    """The company, team or account, at most 1,024 characters. Required for group."""
+    """The company, team or account, at most 1,024 bytes. Required for group."""
     session_id: _builtins.str
-    """The client's session, at most 1,024 characters."""
+    """The client's session, at most 1,024 bytes."""
     cookie_id: _builtins.str
     """The first-party visitor cookie the request came with or was given (`_dfid`), kept
     also when the client names another `anonymous_id`.

@@ -373,11 +373,16 @@ class ClientItem(_message.Message):
     REJECTION_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
     FINGERPRINT_VISITOR_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     raw: _builtins.bytes
     """The JSON the client sent for this event, for quarantine."""
     fingerprint_visitor: _builtins.bool
     """Make the anonymous id: SHA-256 over client address, User-Agent, source and
     a salt of the day that is deleted after it.
+    """
+    kind: _event_pb2.EventKind.ValueType
+    """With a `rejection`: the kind the client named, where it could be told, so that a
+    missing permission is answered before a wrong shape. Not looked at with an `event`.
     """
     @_builtins.property
     def event(self) -> _event_pb2.Event:
@@ -394,10 +399,11 @@ class ClientItem(_message.Message):
         rejection: _error_reason_pb2.Rejection | None = ...,
         raw: _builtins.bytes = ...,
         fingerprint_visitor: _builtins.bool = ...,
+        kind: _event_pb2.EventKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "item", b"item", "rejection", b"rejection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "fingerprint_visitor", b"fingerprint_visitor", "item", b"item", "raw", b"raw", "rejection", b"rejection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "fingerprint_visitor", b"fingerprint_visitor", "item", b"item", "kind", b"kind", "raw", b"raw", "rejection", b"rejection"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["event", "rejection"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
@@ -463,8 +469,8 @@ class ClientOutcome(_message.Message):
     """Domain for cookies of this source. Empty: the host's own."""
     @_builtins.property
     def refusal(self) -> _error_reason_pb2.Rejection:
-        """Why the whole request was refused: credential, origin or rate. Absent when
-        it was let in; `results` is empty when it is there.
+        """Why the whole request was refused: credential, origin, rate, the scope
+        events:write, or that it could not be made durable. Absent when it was let in; `results` is empty when it is there.
         """
 
     @_builtins.property

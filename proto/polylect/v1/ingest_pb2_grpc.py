@@ -63,8 +63,9 @@ class IngestServiceServicer:
     def Ingest(self, request, context):
         """Takes one caller's events. Each is accepted or rejected by itself; rejected
         ones go to quarantine. Safe to repeat where events carry a message_id.
-        Refused as a whole: UNAUTHENTICATED, RESOURCE_EXHAUSTED (rate or
-        overload, with RetryInfo), UNAVAILABLE, INVALID_ARGUMENT (over 1,000 events).
+        Refused as a whole: UNAUTHENTICATED, PERMISSION_DENIED (scope events:write),
+        RESOURCE_EXHAUSTED (rate or overload, with RetryInfo), UNAVAILABLE,
+        INVALID_ARGUMENT (over 1,000 events).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

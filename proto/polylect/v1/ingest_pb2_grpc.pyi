@@ -39,8 +39,9 @@ class IngestServiceStub:
     Ingest: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.IngestRequest, _ingest_pb2.IngestResponse]
     """Takes one caller's events. Each is accepted or rejected by itself; rejected
     ones go to quarantine. Safe to repeat where events carry a message_id.
-    Refused as a whole: UNAUTHENTICATED, RESOURCE_EXHAUSTED (rate or
-    overload, with RetryInfo), UNAVAILABLE, INVALID_ARGUMENT (over 1,000 events).
+    Refused as a whole: UNAUTHENTICATED, PERMISSION_DENIED (scope events:write),
+    RESOURCE_EXHAUSTED (rate or overload, with RetryInfo), UNAVAILABLE,
+    INVALID_ARGUMENT (over 1,000 events).
     """
     BatchIngest: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.BatchIngestRequest, _ingest_pb2.BatchIngestResponse]
     """Takes the requests of many callers at once, each with its own credential
@@ -66,8 +67,9 @@ class IngestServiceAsyncStub(IngestServiceStub):
     Ingest: _aio.UnaryUnaryMultiCallable[_ingest_pb2.IngestRequest, _ingest_pb2.IngestResponse]  # type: ignore[assignment]
     """Takes one caller's events. Each is accepted or rejected by itself; rejected
     ones go to quarantine. Safe to repeat where events carry a message_id.
-    Refused as a whole: UNAUTHENTICATED, RESOURCE_EXHAUSTED (rate or
-    overload, with RetryInfo), UNAVAILABLE, INVALID_ARGUMENT (over 1,000 events).
+    Refused as a whole: UNAUTHENTICATED, PERMISSION_DENIED (scope events:write),
+    RESOURCE_EXHAUSTED (rate or overload, with RetryInfo), UNAVAILABLE,
+    INVALID_ARGUMENT (over 1,000 events).
     """
     BatchIngest: _aio.UnaryUnaryMultiCallable[_ingest_pb2.BatchIngestRequest, _ingest_pb2.BatchIngestResponse]  # type: ignore[assignment]
     """Takes the requests of many callers at once, each with its own credential
@@ -96,8 +98,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ingest_pb2.IngestResponse, _abc.Awaitable[_ingest_pb2.IngestResponse]]:
         """Takes one caller's events. Each is accepted or rejected by itself; rejected
         ones go to quarantine. Safe to repeat where events carry a message_id.
-        Refused as a whole: UNAUTHENTICATED, RESOURCE_EXHAUSTED (rate or
-        overload, with RetryInfo), UNAVAILABLE, INVALID_ARGUMENT (over 1,000 events).
+        Refused as a whole: UNAUTHENTICATED, PERMISSION_DENIED (scope events:write),
+        RESOURCE_EXHAUSTED (rate or overload, with RetryInfo), UNAVAILABLE,
+        INVALID_ARGUMENT (over 1,000 events).
         """
 
     @_abc_1.abstractmethod

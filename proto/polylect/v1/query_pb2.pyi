@@ -211,8 +211,9 @@ class GetStatsRequest(_message.Message):
     OCCURRED_UNTIL_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     site_id: _builtins.str
-    """The site, one of the key's. Required with a key; with the admin credential
-    give `source` and leave it empty for all sites.
+    """The site, one of the key's. Required with a key that has sites; empty with one
+    that has none. With the admin credential give `source` and leave it empty for
+    all sites.
     """
     metric: Global___StatsMetric.ValueType
     """Required."""
