@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 
 class StorageUnavailable(ConnectionError):  # noqa: N818 - a state of the world, not a mistake
-    """The database can't be reached, did not answer in time, or refused to work; the cause is the driver's."""
+    """The database can't be reached, did not answer in time, or refused to work; its cause says why."""
 
 
 class MigrationFailed(Exception):  # noqa: N818

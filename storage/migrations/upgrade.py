@@ -1,7 +1,8 @@
 """Brings a database to the newest revision: the only module that imports Alembic, run as a program.
 
 `python -m storage.migrations.upgrade` reads the database's URL from standard input, where no process list
-shows its password, and says on standard error why it failed. Whoever wants to migrate calls `storage.migrate`.
+shows its password, and says on standard error why it failed. To migrate, call
+`storage.migrate`.
 """
 
 import sys

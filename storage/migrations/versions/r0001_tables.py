@@ -15,10 +15,10 @@ depends_on = None
 _TIMESTAMP = sa.DateTime(timezone=True)
 _UUID = pg.UUID(as_uuid=False)
 
-# Rows live for milliseconds and hundreds go through a second, so that the table is nearly all dead rows: vacuum
-# by count, not by a share of a table whose size means nothing, at full speed, its index and TOAST table too. No
-# truncation: that takes an exclusive lock, for space the next second needs again. No fillfactor: rows are never
-# updated, and a claim's row lock is written in place.
+# Rows live for milliseconds and hundreds go through a second, so that the table is nearly all dead rows:
+# vacuum by count, not by a share of a table whose size means nothing, at full speed, its index and TOAST
+# table too. No truncation: that takes an exclusive lock, for space the next second needs again. No
+# fillfactor: rows are never updated, and a claim's row lock is written in place.
 _QUEUE_STORAGE = """
 ALTER TABLE queue SET (
     autovacuum_vacuum_scale_factor = 0,
