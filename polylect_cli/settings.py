@@ -1,0 +1,252 @@
+"""The one list of settings: every environment variable Polylect reads, its default and its meaning.
+
+Hides where a value comes from; everything else gets plain values. Knows nothing of what the parts do
+with them.
+"""
+
+import difflib
+import ipaddress
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+_PREFIX = "POLYLECT_"
+_MASK = "********"
+
+
+class SettingsError(Exception):
+    """Tells which settings are wrong and what would be right."""
+
+
+def _networks(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    entries = [entry.strip() for entry in given.split(",") if entry.strip()]
+    return tuple(str(ipaddress.ip_network(entry, strict=False)) for entry in entries)
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
+
+
+def _setting(default: Any, name: str, meaning: str, **limits: Any) -> Any:
+    return Field(default, validation_alias=name, description=meaning, **limits)
+
+
+class Settings(BaseSettings):
+    """All settings, read from the environment when made."""
+
+    model_config = SettingsConfigDict(case_sensitive=True, frozen=True, env_ignore_empty=True)
+
+    mode: Literal["production", "development", "demo"] = _setting(
+        "production",
+        "POLYLECT_MODE",
+        "production; development: sources without origins allow localhost; demo: development with the "
+        "documents' example keys (make run)",
+    )
+    host: str = _setting("127.0.0.1", "POLYLECT_HOST", "Address HTTP and gRPC listen on")
+    http_port: Port = _setting(8080, "POLYLECT_HTTP_PORT", "Port of the HTTP dialects")
+    grpc_port: Port = _setting(50051, "POLYLECT_GRPC_PORT", "Port of gRPC")
+    data_dir: Path = _setting(
+        Path(".polylect"), "POLYLECT_DATA_DIR", "Directory of the embedded database and the tokens"
+    )
+    database_url: SecretStr | None = _setting(
+        None, "DATABASE_URL", "postgresql:// URL of the database; unset: the embedded one"
+    )
+    pg_bin: Path | None = _setting(
+        None, "PG_BIN", "bin directory of the PostgreSQL to embed; unset: the installed wheel's"
+    )
+    admin_token: SecretStr | None = _setting(
+        None,
+        "POLYLECT_ADMIN_TOKEN",
+        "Credential of administration; unset: made once, kept in the data dir",
+    )
+    facade_token: SecretStr | None = _setting(
+        None, "POLYLECT_FACADE_TOKEN", "Credential of the facade at the core; unset: made once, kept likewise"
+    )
+    facade_workers: int = _setting(1, "POLYLECT_FACADE_WORKERS", "Processes that answer HTTP", ge=1, le=256)
+    workers: int = _setting(1, "POLYLECT_WORKERS", "Processes that write events to their tables", ge=1, le=64)
+    trusted_proxies: Networks = _setting(
+        (), "POLYLECT_TRUSTED_PROXIES", "Networks (CIDR, by comma) whose X-Forwarded-For is believed"
+    )
+    dedup_window_days: int = _setting(
+        7, "POLYLECT_DEDUP_WINDOW_DAYS", "Days within which a repeated client id is a duplicate", ge=1, le=400
+    )
+    retention_days: int = _setting(
+        0, "POLYLECT_RETENTION_DAYS", "Days after which events are dropped; 0: never", ge=0
+    )
+    core_address: str = _setting(
+        "", "POLYLECT_CORE_ADDRESS", "host:port where facade and command line find the core; unset: here"
+    )
+    grpc_tls_cert: Path | None = _setting(
+        None, "POLYLECT_GRPC_TLS_CERT", "PEM certificate chain of the core; unset: no TLS"
+    )
+    grpc_tls_key: Path | None = _setting(None, "POLYLECT_GRPC_TLS_KEY", "PEM key of that certificate")
+    grpc_tls_client_ca: Path | None = _setting(
+        None,
+        "POLYLECT_GRPC_TLS_CLIENT_CA",
+        "PEM authorities that gRPC clients' certificates must come from (mTLS)",
+    )
+    core_tls_ca: Path | None = _setting(
+        None,
+        "POLYLECT_CORE_TLS_CA",
+        "PEM authorities the core's certificate must come from; unset: no TLS",
+    )
+    core_tls_cert: Path | None = _setting(
+        None, "POLYLECT_CORE_TLS_CERT", "PEM certificate shown to the core (mTLS)"
+    )
+    core_tls_key: Path | None = _setting(None, "POLYLECT_CORE_TLS_KEY", "PEM key of that certificate")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "POLYLECT_LOG_LEVEL", "debug, info, warning or error"
+    )
+    log_format: Literal["auto", "json", "console"] = _setting(
+        "auto", "POLYLECT_LOG_FORMAT", "json, console, or auto: console on a terminal"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the environment only."""
+        return (env_settings,)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        pairs = (
+            ("POLYLECT_GRPC_TLS_CERT", self.grpc_tls_cert, "POLYLECT_GRPC_TLS_KEY", self.grpc_tls_key),
+            ("POLYLECT_CORE_TLS_CERT", self.core_tls_cert, "POLYLECT_CORE_TLS_KEY", self.core_tls_key),
+        )
+        for one, given, other, also_given in pairs:
+            if (given is None) != (also_given is None):
+                raise ValueError(f"{one} and {other} belong together: set both or none")
+        if self.grpc_tls_client_ca and not self.grpc_tls_cert:
+            raise ValueError("POLYLECT_GRPC_TLS_CLIENT_CA needs POLYLECT_GRPC_TLS_CERT and _KEY too")
+        if self.core_tls_cert and not self.core_tls_ca:
+            raise ValueError("POLYLECT_CORE_TLS_CERT needs POLYLECT_CORE_TLS_CA too")
+        if self.http_port == self.grpc_port:
+            raise ValueError("POLYLECT_HTTP_PORT and POLYLECT_GRPC_PORT must differ")
+        url = self.database_url.get_secret_value() if self.database_url else "postgresql://"
+        if urlsplit(url).scheme not in ("postgresql", "postgres"):
+            raise ValueError("DATABASE_URL must be a postgresql:// URL")
+        return self
+
+    @property
+    def local_host(self) -> str:
+        """The address under which this machine reaches what listens on `host`."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
+
+    @property
+    def core_target(self) -> str:
+        """host:port of the core, an IPv6 address in brackets."""
+        return self.core_address or join_host_port(self.local_host, self.grpc_port)
+
+
+class SettingRow(NamedTuple):
+    """One setting as `polylect config` shows it."""
+
+    name: str
+    value: str
+    default: str
+    meaning: str
+
+
+def join_host_port(host: str, port: int) -> str:
+    """Give host:port, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def known_names() -> list[str]:
+    """Give the names of all environment variables, in the order of the list."""
+    return [str(field.validation_alias) for field in Settings.model_fields.values()]
+
+
+def load_settings() -> Settings:
+    """Read the settings. Raises SettingsError for bad values, and for POLYLECT_* names there are not."""
+    problems = []
+    known = known_names()
+    for name in sorted(os.environ):
+        if name.startswith(_PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`polylect config` lists all there are"
+            problems.append(f"{name}: there is no such setting; {hint}")
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            name = str(fault["loc"][0]) if fault["loc"] else ""
+            said = fault["msg"].removeprefix("Value error, ")
+            problems.append(f"{name}: {said}" if name else said)
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def describe(settings: Settings) -> list[SettingRow]:
+    """List all settings, secrets masked."""
+    rows = []
+    for attribute, field in Settings.model_fields.items():
+        value = _shown(getattr(settings, attribute))
+        rows.append(
+            SettingRow(str(field.validation_alias), value, _shown(field.default), field.description or "")
+        )
+    return rows
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, SecretStr):
+        url = urlsplit(value.get_secret_value())
+        if not url.scheme or not url.netloc:
+            return _MASK
+        # The whole query is hidden: libpq takes a password there too.
+        user = f"{url.username}:{_MASK}@" if url.username else ""
+        query = f"?{_MASK}" if url.query else ""
+        return f"{url.scheme}://{user}{url.netloc.rpartition('@')[2]}{url.path}{query}"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "" if value is None else str(value)
+
+
+def token(settings: Settings, role: Literal["admin", "facade"], *, make: bool = False) -> str | None:
+    """Give a role's token: the one set, else the one kept in the data directory (0600).
+
+    None when there is none yet; with `make` one is made then.
+    """
+    given = settings.admin_token if role == "admin" else settings.facade_token
+    if given:
+        return given.get_secret_value()
+    path = settings.data_dir / f"{role}_token"
+    if make:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_token(path)
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SettingsError(
+            f"{path} can't be read ({error.strerror}): set POLYLECT_{role.upper()}_TOKEN"
+        ) from error
+
+
+def _make_token(path: Path) -> None:
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_urlsafe(32))
+    try:
+        # A link never replaces: of two that start at once, the first one's token stays.
+        os.link(fresh, path)
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
