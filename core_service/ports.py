@@ -1,12 +1,12 @@
 """What the core needs of a store, as Protocols.
 
-Every method may raise ConnectionError when the store can't be reached or can't do its work; a caller turns that
-into STORAGE_UNAVAILABLE. Times are aware datetimes in UTC, ids are UUIDs in text form.
+Every method may raise ConnectionError when the store can't be reached or can't do its work; a caller turns
+that into STORAGE_UNAVAILABLE. Times are aware datetimes in UTC, ids are UUIDs in text form.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import date, datetime
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
@@ -15,18 +15,24 @@ from polylect.v1.queue_pb2 import EventBatch
 from polylect.v1.source_pb2 import Key, Source
 
 
-class StoredKey(NamedTuple):
+class StoredKey(Protocol):
     """A key and the SHA-256 of its secret."""
 
-    key: Key
-    secret_hash: bytes
+    @property
+    def key(self) -> Key: ...
+
+    @property
+    def secret_hash(self) -> bytes: ...
 
 
-class StoredSource(NamedTuple):
+class StoredSource(Protocol):
     """A source with all its keys, ended ones included."""
 
-    source: Source
-    keys: Sequence[StoredKey]
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def keys(self) -> Sequence[StoredKey]: ...
 
 
 class Queue(Protocol):
@@ -39,7 +45,7 @@ class Queue(Protocol):
 class SourceStore(Protocol):
     """Sources and keys. Demo sources exist for it only where it was opened for demo mode."""
 
-    async def load_sources(self, source_id: str | None = None) -> list[StoredSource]:
+    async def load_sources(self, source_id: str | None = None) -> Sequence[StoredSource]:
         """Give all sources, or the one of that id (an empty list when there is none)."""
 
     def watch(self) -> AsyncIterator[str | None]:
@@ -97,7 +103,10 @@ class EventStore(Protocol):
     async def list_quarantined(
         self, source_id: str | None, reason: str, page_size: int, page_token: str
     ) -> tuple[list[QuarantinedEvent], str]:
-        """Give a page, latest first. `reason` as in the table (field_missing), "" for all. Raises ValueError as above."""
+        """Give a page, latest first. `reason` as in the table (field_missing), "" for all.
+
+        Raises ValueError as above.
+        """
 
     async def ping(self) -> None:
         """Answer when the database does."""
