@@ -26,8 +26,7 @@ from storage.postgres_binaries import (
     major_version,
     reachable,
 )
-from storage.postgres_leftovers import adopt_lock_file, cluster_name, end_leftovers
-from storage.tether import tether
+from storage.tether import end_processes, inode_word, tether
 
 _HOST = "127.0.0.1"
 _NAME = "polylect"  # of the database and of its owner
@@ -82,6 +81,7 @@ class EmbeddedPostgres:
         self._account = find_account()
         self._server: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
+        self._log_start = 0
 
     @property
     def url(self) -> str:
@@ -106,18 +106,54 @@ class EmbeddedPostgres:
         return self._server.poll() if self._server else None
 
     def start(self, timeout_seconds: float = 300) -> Self:
-        """Make the cluster if there is none, start the server, return when it takes connections.
+        """Launch, return when the server takes connections.
 
         Recovery after a crash happens here and counts. Raises EmbeddedPostgresError.
         """
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._take_lock()
+        self.launch()
         try:
-            self._start(timeout_seconds)
+            deadline = time.monotonic() + timeout_seconds
+            while not self.is_ready():
+                if time.monotonic() >= deadline:
+                    raise EmbeddedPostgresError(
+                        f"PostgreSQL was not ready in time: {self._log_since_launch()}"
+                    )
+                time.sleep(0.01)
         except BaseException:
             self.stop(timeout_seconds=5)
             raise
         return self
+
+    def launch(self) -> None:
+        """Make the cluster if there is none and start the server, without waiting for it.
+
+        Raises EmbeddedPostgresError.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._take_lock()
+        try:
+            version_file = self._cluster / "PG_VERSION"
+            wanted = version_file.read_text().strip() if version_file.exists() else None
+            bin_dir = find_binaries(self._bin_dir, wanted)
+            if self._account:
+                bin_dir = reachable(bin_dir, self._account)
+            if wanted is None:
+                self._make_cluster(bin_dir)
+            _clear_leftovers(self._cluster)
+            if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT_BYTES:
+                self.log_path.replace(self.log_path.with_suffix(".1"))
+            self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+            self._launch(bin_dir, self._pick_port())
+        except BaseException:
+            self.stop(timeout_seconds=5)
+            raise
+
+    def is_ready(self) -> bool:
+        """Tell whether the server takes connections. Raises EmbeddedPostgresError when it ended instead."""
+        if self._server is None or self._server.poll() is not None:
+            raise EmbeddedPostgresError(f"PostgreSQL did not start: {self._log_since_launch()}")
+        lines = _read_lines(self._cluster / "postmaster.pid")
+        return len(lines) >= 8 and lines[0].strip() == str(self._server.pid) and lines[7].strip() == "ready"
 
     def stop(self, timeout_seconds: float = 30) -> None:
         """Shut down cleanly; after the timeout at once, as in a crash. Idempotent."""
@@ -156,22 +192,6 @@ class EmbeddedPostgres:
             ) from None
         self._lock = lock
 
-    def _start(self, timeout_seconds: float) -> None:
-        version_file = self._cluster / "PG_VERSION"
-        wanted = version_file.read_text().strip() if version_file.exists() else None
-        bin_dir = find_binaries(self._bin_dir, wanted)
-        if self._account:
-            bin_dir = reachable(bin_dir, self._account)
-        if wanted is None:
-            self._make_cluster(bin_dir)
-        end_leftovers(cluster_name(self._cluster))
-        adopt_lock_file(self._cluster / "postmaster.pid")
-        if self.log_path.exists() and self.log_path.stat().st_size > _LOG_LIMIT_BYTES:
-            self.log_path.replace(self.log_path.with_suffix(".1"))
-        log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
-        self._launch(bin_dir, self._pick_port())
-        self._await_ready(timeout_seconds, log_start)
-
     def _pick_port(self) -> int:
         saved = self._directory / "port"
         with contextlib.suppress(OSError, ValueError), socket.socket() as probe:
@@ -204,7 +224,7 @@ class EmbeddedPostgres:
         initdb += ["--auth=scram-sha-256", *locale, *sync]
         with self._as_server_sees(fresh, password) as ((cluster, password_file), handles):
             self._run([*initdb, "-D", cluster, f"--pwfile={password_file}"], handles)
-            single = [bin_dir / "postgres", "--single", "-D", cluster]
+            single: list[str | Path] = [bin_dir / "postgres", "--single", "-D", cluster]
             self._run(
                 [*single, "-c", f"fsync={self._settings['fsync']}", "postgres"], handles, _CREATE_DATABASE
             )
@@ -231,7 +251,7 @@ class EmbeddedPostgres:
             **self._settings,
             "listen_addresses": _HOST,
             "port": str(port),
-            "cluster_name": cluster_name(self._cluster),
+            "cluster_name": inode_word(self._cluster),
         }
         with self._as_server_sees(self._cluster) as ((cluster,), handles), self.log_path.open("ab") as log:
             command: list[str | Path] = [bin_dir / "postgres", "-D", cluster]
@@ -248,22 +268,9 @@ class EmbeddedPostgres:
                 **self._identity(),
             )
 
-    def _await_ready(self, timeout_seconds: float, log_start: int) -> None:
-        deadline = time.monotonic() + timeout_seconds
-        while time.monotonic() < deadline:
-            if self._server is None or self._server.poll() is not None:
-                raise EmbeddedPostgresError(f"PostgreSQL did not start: {self._log_since(log_start)}")
-            lines = _read_lines(self._cluster / "postmaster.pid")
-            if len(lines) >= 8 and lines[0].strip() == str(self._server.pid) and lines[7].strip() == "ready":
-                return
-            time.sleep(0.01)
-        raise EmbeddedPostgresError(
-            f"PostgreSQL was not ready after {timeout_seconds:.0f} s: {self._log_since(log_start)}"
-        )
-
-    def _log_since(self, start: int) -> str:
+    def _log_since_launch(self) -> str:
         with self.log_path.open("rb") as log:
-            log.seek(start)
+            log.seek(self._log_start)
             return f"{log.read().decode(errors='replace')[-1500:]} (whole log: {self.log_path})"
 
     def _identity(self) -> dict[str, Any]:
@@ -291,6 +298,22 @@ class EmbeddedPostgres:
         finally:
             for handle in handles:
                 os.close(handle)
+
+
+def _clear_leftovers(cluster: Path) -> None:
+    """End what an earlier server of this cluster left. We hold the lock: whatever runs has lost its owner."""
+    word = inode_word(cluster)
+    # A server ends its children itself, and better; they come second, in case it was killed.
+    end_processes(lambda command: f"cluster_name={word}" in command.split(" "), signal.SIGINT, 30)
+    end_processes(lambda command: command.startswith(f"postgres: {word}: "), signal.SIGTERM, 5)
+    lock_file = cluster / "postmaster.pid"
+    lines = _read_lines(lock_file)
+    if lines:
+        # Its pid may by now be any other process's, and PostgreSQL would refuse to start. It takes its
+        # parent's pid for stale, so that goes in; the rest stays for its own check of the shared memory.
+        lock_file.write_text("\n".join([str(os.getpid()), *lines[1:], ""]))
+    else:  # none, or cut off while it was being written
+        lock_file.unlink(missing_ok=True)
 
 
 def _write_private(path: Path, text: str) -> None:
