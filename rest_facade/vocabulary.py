@@ -1,24 +1,31 @@
 """The words a dialect is written in: frozen values, no behaviour.
 
-A dialect is a `Dialect` in a module of its own: routes, credential places, fields, replies, error bodies, CORS,
-cookies and quota. It knows nothing of HTTP servers and gRPC. `decode.py` turns the field tables into functions,
-`render.py` the reply tables, once, at start-up.
+A dialect is a `Dialect` in a module of its own: routes, credential places, fields, replies, error bodies,
+CORS, cookies and quota. It knows nothing of HTTP servers and gRPC. `shapes.py` turns the field tables into
+functions, `render.py` the reply tables, once, at start-up.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
+from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.event_pb2 import Event, EventKind
 from polylect.v1.ingest_pb2 import KeyKind, Quota
+
+# The stubs' enum values are of types that exist for the type checker only.
+Reason: TypeAlias = "ErrorReason.ValueType"
+Kind: TypeAlias = "EventKind.ValueType"
+KeyKindValue: TypeAlias = "KeyKind.ValueType"
 
 Json = dict[str, Any]
 """A decoded JSON object: str, int, Decimal, bool, None, list and dict."""
 
 Parser = Callable[[Any], Any]
-"""Turns a JSON value into a canonical one; raises values.Invalid with the problem, as in 'must be a string'."""
+"""Turns a JSON value into a canonical one; raises values.Invalid with the problem ('must be a string')."""
 
 
 class Extras(Enum):
@@ -42,8 +49,8 @@ class Field:
 
     # Its name in the object that holds the event.
     wire: str
-    # The canonical field, dotted (`page.url`). 'properties', 'traits' and 'context' take a JSON object whole; 'type'
-    # is the shape's kind word; '' checks the value for `Shape.finish` and stores nothing.
+    # The canonical field, dotted (`page.url`). 'properties', 'traits' and 'context' take a JSON object whole;
+    # 'type' is the shape's kind word; '' checks the value for `Shape.finish` and stores nothing.
     to: str
     parse: Parser
     required: bool = False
@@ -64,7 +71,7 @@ class Wording:
 class ShapeError(Exception):
     """A wire event has not the shape its dialect documents."""
 
-    def __init__(self, reason: ErrorReason, message: str, wire_field: str = "") -> None:
+    def __init__(self, reason: Reason, message: str, wire_field: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -80,12 +87,12 @@ class Shape:
     """One form of wire event."""
 
     # None: told by the field with to='type'.
-    kind: EventKind | None
+    kind: "Kind | None"
     fields: tuple[Field, ...]
     wording: Wording
     extras: Extras = Extras.PROPERTIES
     # Where kind is None: words that are not track events' names.
-    kind_words: Mapping[str, EventKind] = field(default_factory=dict)
+    kind_words: Mapping[str, Kind] = field(default_factory=dict)
     # (wire path, canonical path): strings that stay where they are and are copied too; the first found wins.
     copies: tuple[tuple[str, str], ...] = ()
     finish: Finish | None = None
@@ -93,6 +100,11 @@ class Shape:
     def relaxed(self, *wires: str) -> "Shape":
         """Give the same shape with those members optional."""
         fields = tuple(replace(row, required=False) if row.wire in wires else row for row in self.fields)
+        return replace(self, fields=fields)
+
+    def with_parser(self, wire: str, parse: Parser) -> "Shape":
+        """Give the same shape with another parser for that member."""
+        fields = tuple(replace(row, parse=parse) if row.wire == wire else row for row in self.fields)
         return replace(self, fields=fields)
 
 
@@ -137,10 +149,12 @@ class Place(Enum):
 
 @dataclass(frozen=True)
 class Credential:
-    """One place of a credential; `name` is the header, parameter or member."""
+    """One place of a credential; `name` is the header (lower case), parameter or member."""
 
     place: Place
     name: str = ""
+    # Keep it out of the quarantine: it may open more than its holder's own events.
+    secret: bool = False
 
 
 class Blank(Enum):
@@ -184,6 +198,64 @@ class Refusal:
     body: Template | None = None
     # For Blank.CODE.
     code: str = ""
+
+
+_STATUS_OF_REASON = {
+    reasons.ERROR_REASON_CREDENTIAL_MISSING: 401,
+    reasons.ERROR_REASON_CREDENTIAL_INVALID: 401,
+    reasons.ERROR_REASON_SCOPE_MISSING: 403,
+    reasons.ERROR_REASON_REVENUE_NOT_PERMITTED: 403,
+    reasons.ERROR_REASON_ORIGIN_NOT_ALLOWED: 403,
+    reasons.ERROR_REASON_RATE_LIMITED: 429,
+    reasons.ERROR_REASON_PAYLOAD_UNREADABLE: 400,
+    reasons.ERROR_REASON_PAYLOAD_TOO_LARGE: 413,
+    reasons.ERROR_REASON_ENCODING_UNSUPPORTED: 415,
+    reasons.ERROR_REASON_PAYLOAD_TIMEOUT: 408,
+    reasons.ERROR_REASON_PAYLOAD_TOO_DEEP: 400,
+    reasons.ERROR_REASON_NUMBER_OUT_OF_RANGE: 400,
+    reasons.ERROR_REASON_BATCH_TOO_LARGE: 400,
+    reasons.ERROR_REASON_EVENT_TOO_LARGE: 400,
+    reasons.ERROR_REASON_FIELD_MISSING: 400,
+    reasons.ERROR_REASON_FIELD_INVALID: 400,
+    reasons.ERROR_REASON_KIND_UNKNOWN: 400,
+    reasons.ERROR_REASON_TIMESTAMP_TOO_OLD: 400,
+    reasons.ERROR_REASON_TIMESTAMP_OUT_OF_RANGE: 400,
+    reasons.ERROR_REASON_SITE_UNKNOWN: 400,
+    reasons.ERROR_REASON_METRIC_UNKNOWN: 400,
+    reasons.ERROR_REASON_NOT_FOUND: 404,
+    reasons.ERROR_REASON_METHOD_NOT_ALLOWED: 405,
+    reasons.ERROR_REASON_OVERLOADED: 503,
+    reasons.ERROR_REASON_STORAGE_UNAVAILABLE: 503,
+    reasons.ERROR_REASON_INTERNAL: 500,
+}
+
+_CODE_OF_STATUS = {
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    408: "REQUEST_TIMEOUT",
+    413: "PAYLOAD_TOO_LARGE",
+    415: "UNSUPPORTED_ENCODING",
+    429: "RATE_LIMITED",
+    500: "INTERNAL_ERROR",
+    503: "SERVICE_UNAVAILABLE",
+}
+
+
+def refusals(
+    overrides: Mapping[Reason, Refusal],
+    codes: Mapping[int, str] = MappingProxyType({}),
+    bodies: Mapping[int, Template] = MappingProxyType({}),
+) -> Mapping[Reason, Refusal]:
+    """Give every reason an HTTP dialect can meet an answer: overrides first, then the usual status.
+
+    `codes` and `bodies` are by status, for refusals that name none.
+    """
+    every: dict[Reason, Refusal] = {}
+    for reason, status in _STATUS_OF_REASON.items():
+        refusal = overrides.get(reason, Refusal(status))
+        code = refusal.code or codes.get(refusal.status) or _CODE_OF_STATUS.get(refusal.status, "")
+        every[reason] = replace(refusal, code=code, body=refusal.body or bodies.get(refusal.status))
+    return MappingProxyType(every)
 
 
 class Origins(Enum):
@@ -253,9 +325,9 @@ class Dialect:
 
     name: str
     credentials: tuple[Credential, ...]
-    key_kinds: tuple[KeyKind, ...]
+    key_kinds: tuple[KeyKindValue, ...]
     endpoints: tuple[Endpoint, ...]
-    errors: Mapping[ErrorReason, Refusal]
+    errors: Mapping[Reason, Refusal]
     error_body: Template
     cors: Cors
     quota: Quota
@@ -266,7 +338,7 @@ class Dialect:
     visitor_cookie: VisitorCookie | None = None
     # Events older than this are refused; 0: none.
     max_age_seconds: int = 0
-    # Whether X-RateLimit-Limit, -Remaining and -Reset go with every answer.
-    legacy_rate_headers: bool = False
+    # Whether X-RateLimit-Limit, -Remaining and -Reset (Unix seconds) go with every answer.
+    x_rate_limit: bool = False
     # Seconds of a 429's Retry-After at least, where the document fixes them.
     retry_after_seconds: int = 1

@@ -1,0 +1,119 @@
+"""Reads JSON as strictly as storage needs it, once, without losing a digit.
+
+Refused: anything that is not UTF-8 JSON, lone surrogates, NaN and Infinity, more than 32 levels, numbers
+Postgres cannot hold. U+0000, which Postgres cannot hold either, is taken out, and the caller told. Numbers
+keep their digits: ints are unbounded, the others become Decimal. Of a repeated key the last counts, as in
+jsonb.
+"""
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from polylect.v1 import error_reason_pb2 as reasons
+
+from rest_facade.vocabulary import Json, ShapeError
+
+MAX_DEPTH = 32
+# A numeric holds 131,072 digits before the point and 16,383 after; no client means a number of a thousand.
+_MAX_EXPONENT = 1000
+
+
+def _exact(digits: str) -> Decimal:
+    number = Decimal(digits)
+    if abs(number.adjusted()) > _MAX_EXPONENT or len(digits) > _MAX_EXPONENT:
+        raise ShapeError(reasons.ERROR_REASON_NUMBER_OUT_OF_RANGE, "A number is out of range.")
+    return number
+
+
+_decode = msgspec.json.Decoder(float_hook=_exact).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def read(raw: bytes | msgspec.Raw, levels_above: int = 0) -> tuple[Any, bool]:
+    """Decode one value; the flag says that U+0000 was taken out of it.
+
+    `levels_above` counts the containers around it in its body. Raises ShapeError.
+    """
+    value = _guarded(_decode, raw)
+    text = bytes(raw)
+    if text.count(b"{") + text.count(b"[") > MAX_DEPTH - levels_above:
+        _check_depth(value, MAX_DEPTH - levels_above)
+    if b"\\u0000" not in text:
+        return value, False
+    clean = without_nul(value)
+    return clean, clean != value
+
+
+def read_members(raw: bytes) -> dict[str, msgspec.Raw]:
+    """Split an object into its members' bytes. Raises ShapeError for anything else."""
+    members: dict[str, msgspec.Raw] = _guarded(_decode_members, raw)
+    return members
+
+
+def read_elements(raw: msgspec.Raw) -> list[msgspec.Raw]:
+    """Split an array into its elements' bytes. Raises ShapeError for anything else."""
+    elements: list[msgspec.Raw] = _guarded(_decode_elements, raw)
+    return elements
+
+
+def write(value: Any) -> bytes:
+    """Encode what `read` gave, numbers as they were."""
+    return _encode(value)
+
+
+def without_nul(value: Any) -> Any:
+    """Give the same value with U+0000 taken out of every string."""
+    if type(value) is str:
+        return value.replace("\0", "")
+    if type(value) is list:
+        return [without_nul(element) for element in value]
+    if type(value) is dict:
+        return {key.replace("\0", ""): without_nul(member) for key, member in value.items()}
+    return value
+
+
+def as_object(value: Any) -> Json:
+    """Give the object a body must be. Raises ShapeError."""
+    if type(value) is not dict:
+        raise ShapeError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, "The body must be a JSON object.")
+    return value
+
+
+def _guarded(decode: Any, raw: bytes | msgspec.Raw) -> Any:
+    try:
+        return decode(raw)
+    except RecursionError:
+        raise _too_deep() from None
+    except msgspec.ValidationError as error:
+        if "out of range" in str(error):
+            raise ShapeError(reasons.ERROR_REASON_NUMBER_OUT_OF_RANGE, "A number is out of range.") from error
+        raise ShapeError(
+            reasons.ERROR_REASON_PAYLOAD_UNREADABLE, "The body must be a JSON object."
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ShapeError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, "The body is not valid JSON.") from error
+
+
+def _check_depth(value: Any, levels: int) -> None:
+    # Breadth first: no recursion, whatever was sent.
+    layer = [value] if type(value) in (dict, list) else []
+    for _ in range(levels):
+        if not layer:
+            return
+        layer = [
+            inner
+            for outer in layer
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) is dict or type(inner) is list
+        ]
+    if layer:
+        raise _too_deep()
+
+
+def _too_deep() -> ShapeError:
+    return ShapeError(
+        reasons.ERROR_REASON_PAYLOAD_TOO_DEEP, f"JSON must not nest deeper than {MAX_DEPTH} levels."
+    )

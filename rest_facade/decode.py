@@ -1,0 +1,217 @@
+"""Turns one HTTP request of a dialect into a ClientRequest: the one place where wire bytes become canonical.
+
+What can't be read at all is raised as ShapeError and answered at once. Everything else travels to the core,
+rejections too, because credential, origin and quota are judged before shape, and only the core knows those.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1.ingest_pb2 import ClientItem, ClientRequest
+
+from rest_facade import body_json
+from rest_facade.shapes import compile_events
+from rest_facade.vocabulary import Batch, Credential, Dialect, Endpoint, Json, Pixel, Place, ShapeError
+
+_USER_AGENT_CHARACTERS = 2048
+_REDACTED = b"[redacted]"
+
+
+class Arrival(NamedTuple):
+    """What HTTP tells of a request beside its body."""
+
+    # Lower-case names.
+    headers: Mapping[str, str]
+    # Decoded; of a repeated parameter the last.
+    query: Mapping[str, str]
+    client_ip: str
+    request_id: str
+    # Microseconds since the epoch.
+    received_us: int
+    # The visitor cookie, existing or new; "" where the dialect has none.
+    cookie_id: str
+
+
+class Decoder:
+    """Decodes the requests of one endpoint."""
+
+    def __init__(self, dialect: Dialect, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._credentials = dialect.credentials
+        self._body_credential = next((c for c in dialect.credentials if c.place is Place.BODY), None)
+        self._fill_single = compile_events(endpoint.single) if endpoint.single else None
+        self._fill_batched = compile_events(endpoint.batch.events) if endpoint.batch else None
+        self._template = ClientRequest(
+            dialect=dialect.name,
+            endpoint=endpoint.path,
+            accepted_kinds=dialect.key_kinds,
+            quota=endpoint.quota or dialect.quota,
+            max_age_seconds=dialect.max_age_seconds,
+        )
+
+    def decode(self, body: bytes, arrival: Arrival, request: ClientRequest) -> bool:
+        """Fill `request` but for origin and vendor ids, and tell whether the answer is a batch's.
+
+        Raises ShapeError when the body can't be read.
+        """
+        request.MergeFrom(self._template)
+        request.client_ip = arrival.client_ip
+        request.request_id = arrival.request_id
+        seconds, rest = divmod(arrival.received_us, 1_000_000)
+        request.received_at.seconds = seconds
+        request.received_at.nanos = rest * 1000
+        if self._endpoint.batch is not None:
+            members = body_json.read_members(body)
+            if self._endpoint.single is None or self._endpoint.batch.wire in members:
+                return self._decode_batch(self._endpoint.batch, body, members, arrival, request)
+        self._decode_single(body, arrival, request)
+        return False
+
+    def _decode_single(self, body: bytes, arrival: Arrival, request: ClientRequest) -> None:
+        if self._endpoint.pixel is not None:
+            members, sanitized = _pixel_members(self._endpoint.pixel, arrival.query)
+            body = body_json.write(members)
+        else:
+            value, sanitized = body_json.read(body)
+            members = body_json.as_object(value)
+        secret = self._find_credential(arrival, members, request)
+        item = request.items.add()
+        item.raw = body.replace(secret, _REDACTED) if secret else body
+        self._fill_item(self._fill_single, members, item, arrival, sanitized)
+
+    def _decode_batch(
+        self,
+        batch: Batch,
+        body: bytes,
+        envelope: dict[str, msgspec.Raw],
+        arrival: Arrival,
+        request: ClientRequest,
+    ) -> bool:
+        listed = envelope.pop(batch.wire, None)
+        shared: Json = {}
+        sanitized = False
+        for name, raw in envelope.items():
+            shared[name], cleaned = body_json.read(raw, levels_above=1)
+            sanitized = sanitized or cleaned
+        self._find_credential(arrival, shared, request)
+        try:
+            elements = _elements(batch, listed)
+            if shared and len(elements) * (len(body) - len(bytes(listed or b""))) > self._endpoint.max_bytes:
+                raise ShapeError(
+                    reasons.ERROR_REASON_PAYLOAD_TOO_LARGE,
+                    f"What stands beside {batch.wire} is too large to apply to every event.",
+                )
+        except ShapeError as error:
+            _reject(request.items.add(raw=body), error)
+            return False
+        for raw in elements:
+            item = request.items.add(raw=bytes(raw))
+            try:
+                members, cleaned = _batched_members(batch, raw, shared)
+            except ShapeError as error:
+                _reject(item, error)
+                continue
+            self._fill_item(self._fill_batched, members, item, arrival, sanitized or cleaned)
+        return True
+
+    def _fill_item(
+        self, fill: Any, members: Json, item: ClientItem, arrival: Arrival, sanitized: bool
+    ) -> None:
+        try:
+            fill(members, item)
+        except ShapeError as error:
+            _reject(item, error)
+            return
+        event = item.event
+        event.client_ip = arrival.client_ip
+        if arrival.cookie_id:
+            event.cookie_id = arrival.cookie_id
+            if not event.anonymous_id:
+                event.anonymous_id = arrival.cookie_id
+        user_agent = arrival.headers.get("user-agent")
+        if user_agent and not event.device.user_agent:
+            event.device.user_agent = user_agent[:_USER_AGENT_CHARACTERS]
+        provenance = event.provenance
+        provenance.dialect = self._template.dialect
+        provenance.endpoint = self._template.endpoint
+        provenance.request_id = arrival.request_id
+        if sanitized:
+            event.sanitized = True
+
+    def _find_credential(self, arrival: Arrival, members: Json, request: ClientRequest) -> bytes:
+        """Set the credential, take the body's out of `members`, and give what to keep out of quarantine."""
+        in_body = members.pop(self._body_credential.name, None) if self._body_credential else None
+        for place in self._credentials:
+            found = in_body if place.place is Place.BODY else credential_outside_body(place, arrival)
+            if found:
+                request.credential = found if type(found) is str else "?"
+                break
+        if in_body and type(in_body) is str and self._body_credential and self._body_credential.secret:
+            return in_body.encode()
+        return b""
+
+
+def credential_outside_body(place: Credential, arrival: Arrival) -> str:
+    """Give what stands at that place of the request, "" when nothing does."""
+    if place.place is Place.HEADER:
+        return arrival.headers.get(place.name, "")
+    if place.place is Place.QUERY:
+        return arrival.query.get(place.name, "")
+    scheme, _, value = arrival.headers.get("authorization", "").partition(" ")
+    if place.place is Place.BEARER and scheme.lower() == "bearer":
+        return value.strip()
+    if place.place is Place.BASIC and scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[0]
+        except (binascii.Error, UnicodeDecodeError):
+            # Something was given, and it is no key.
+            return "?"
+    return ""
+
+
+def _elements(batch: Batch, listed: msgspec.Raw | None) -> list[msgspec.Raw]:
+    if listed is None:
+        raise ShapeError(
+            reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {batch.wire}", batch.wire
+        )
+    if not bytes(listed).startswith(b"["):
+        raise ShapeError(reasons.ERROR_REASON_FIELD_INVALID, f"{batch.wire} must be an array", batch.wire)
+    elements = body_json.read_elements(listed)
+    if len(elements) > batch.max_events:
+        raise ShapeError(
+            reasons.ERROR_REASON_BATCH_TOO_LARGE, f"At most {batch.max_events} events per batch", batch.wire
+        )
+    return elements
+
+
+def _batched_members(batch: Batch, raw: msgspec.Raw, shared: Json) -> tuple[Json, bool]:
+    if batch.max_event_bytes and len(bytes(raw)) > batch.max_event_bytes:
+        raise ShapeError(
+            reasons.ERROR_REASON_EVENT_TOO_LARGE, f"An event may have at most {batch.max_event_bytes} bytes"
+        )
+    members, sanitized = body_json.read(raw, levels_above=2)
+    if type(members) is not dict:
+        raise ShapeError(reasons.ERROR_REASON_FIELD_INVALID, "An event must be a JSON object")
+    return ({**shared, **members} if shared else members), sanitized
+
+
+def _pixel_members(pixel: Pixel, query: Mapping[str, str]) -> tuple[Json, bool]:
+    members: Json = dict(pixel.constants)
+    for name, value in query.items():
+        prefix, dot, rest = name.partition(".")
+        if name in pixel.parameters:
+            members[pixel.parameters[name]] = value
+        elif dot and prefix in pixel.prefixes and rest:
+            members.setdefault(pixel.prefixes[prefix], {})[rest] = value
+    clean = body_json.without_nul(members)
+    return clean, clean != members
+
+
+def _reject(item: ClientItem, error: ShapeError) -> None:
+    item.rejection.reason = error.reason
+    item.rejection.message = error.message
+    item.rejection.field = error.field

@@ -1,0 +1,155 @@
+"""Turns what the core said into the bytes and headers a dialect documents.
+
+The only place where a rejection becomes a status. Reply tables are compiled once: what has no blank is
+encoded at start-up.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from polylect.v1.error_reason_pb2 import Rejection
+from polylect.v1.ingest_pb2 import ClientOutcome, RateLimit
+
+from rest_facade import body_json
+from rest_facade.vocabulary import Blank, Dialect, Endpoint, Reason, Refusal, Reply, Template
+
+Headers = tuple[tuple[str, str], ...]
+
+JSON_TYPE = ("Content-Type", "application/json")
+
+
+class Answer(NamedTuple):
+    """An HTTP answer but for CORS, cookies and the request id."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+_Fill = Mapping[Blank, Any]
+
+
+class Renderer:
+    """Renders the answers of one dialect."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._error_body = _compile(dialect.error_body)
+        self._batch_error = dialect.batch_error
+        self._batch_refused = _compile_reply(dialect.batch_refused) if dialect.batch_refused else None
+        self._bodies = {
+            reason: _compile(refusal.body) for reason, refusal in dialect.errors.items() if refusal.body
+        }
+        replies = [reply for e in dialect.endpoints for reply in (e.accepted, e.batch_accepted) if reply]
+        self._replies = {id(reply): _compile_reply(reply) for reply in replies}
+
+    def outcome(self, endpoint: Endpoint, outcome: ClientOutcome, as_batch: bool, now_ms: int) -> Answer:
+        """Render what became of a request; `as_batch` as Decoder.decode told it."""
+        rate = outcome.rate_limit if outcome.HasField("rate_limit") else None
+        if outcome.HasField("refusal"):
+            return self.refusal(outcome.refusal.reason, outcome.refusal.message, now_ms, rate)
+        headers = self._rate_headers(rate, now_ms)
+        if not as_batch:
+            first = outcome.results[0]
+            if first.HasField("rejection"):
+                return self.refusal(first.rejection.reason, first.rejection.message, now_ms, rate)
+            status, body = self._replies[id(endpoint.accepted)]
+            return Answer(status, (JSON_TYPE, *headers), body({Blank.NOW_MS: now_ms, Blank.ACCEPTED: 1}))
+        errors = [
+            self._error_entry(index, result.rejection)
+            for index, result in enumerate(outcome.results)
+            if result.HasField("rejection")
+        ]
+        accepted = len(outcome.results) - len(errors)
+        fill = {
+            Blank.NOW_MS: now_ms,
+            Blank.ACCEPTED: accepted,
+            Blank.REJECTED: len(errors),
+            Blank.ERRORS: errors,
+            Blank.REJECTED_IF_ANY: len(errors) or None,
+            Blank.ERRORS_IF_ANY: errors or None,
+        }
+        if errors and not accepted and self._batch_refused:
+            status, body = self._batch_refused
+        else:
+            status, body = self._replies[id(endpoint.batch_accepted)]
+        return Answer(status, (JSON_TYPE, *headers), body(fill))
+
+    def refusal(
+        self,
+        reason: Reason,
+        message: str,
+        now_ms: int,
+        rate: RateLimit | None = None,
+        retry_after_seconds: int = 0,
+    ) -> Answer:
+        """Render a no to the whole request; `message` is used where the dialect has no words of its own."""
+        refusal = self._dialect.errors[reason]
+        body = self._bodies.get(reason, self._error_body)
+        headers = self._rate_headers(rate, now_ms)
+        if refusal.status == 429:
+            waits = rate.retry_after_seconds if rate else 0
+            headers = (*headers, ("Retry-After", str(max(waits, self._dialect.retry_after_seconds, 1))))
+        elif refusal.status == 503 or retry_after_seconds:
+            headers = (*headers, ("Retry-After", str(max(retry_after_seconds, 1))))
+        return Answer(
+            refusal.status,
+            (JSON_TYPE, *headers),
+            body({Blank.NOW_MS: now_ms, **_blanks(refusal, message)}),
+        )
+
+    def _error_entry(self, index: int, rejection: Rejection) -> Any:
+        refusal = self._dialect.errors[rejection.reason]
+        return _filled(self._batch_error, {Blank.INDEX: index, **_blanks(refusal, rejection.message)})
+
+    def _rate_headers(self, rate: RateLimit | None, now_ms: int) -> Headers:
+        if rate is None:
+            return ()
+        name = self._dialect.name
+        fields = (
+            ("RateLimit-Policy", f'"{name}";q={rate.limit};w={rate.window_seconds}'),
+            ("RateLimit", f'"{name}";r={rate.remaining};t={rate.reset_seconds}'),
+        )
+        return (*fields, *_x_rate_limit(rate, now_ms)) if self._dialect.x_rate_limit else fields
+
+
+def _x_rate_limit(rate: RateLimit, now_ms: int) -> Headers:
+    return (
+        ("X-RateLimit-Limit", str(rate.limit)),
+        ("X-RateLimit-Remaining", str(rate.remaining)),
+        ("X-RateLimit-Reset", str(now_ms // 1000 + rate.reset_seconds)),
+    )
+
+
+def _blanks(refusal: Refusal, message: str) -> dict[Blank, Any]:
+    return {
+        Blank.MESSAGE: refusal.message if refusal.message is not None else message,
+        Blank.CODE: refusal.code,
+        Blank.STATUS: refusal.status,
+    }
+
+
+def _compile_reply(reply: Reply) -> tuple[int, Callable[[_Fill], bytes]]:
+    return reply.status, _compile(reply.body)
+
+
+def _compile(template: Template) -> Callable[[_Fill], bytes]:
+    if not _has_blank(template):
+        constant = body_json.write(template)
+        return lambda fill: constant
+    return lambda fill: body_json.write(_filled(template, fill))
+
+
+def _has_blank(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_blank(member) for member in value.values())
+    return isinstance(value, Blank)
+
+
+def _filled(template: Any, fill: _Fill) -> Any:
+    if isinstance(template, Blank):
+        return fill[template]
+    if isinstance(template, Mapping):
+        members = ((key, _filled(value, fill)) for key, value in template.items())
+        return {key: value for key, value in members if value is not None}
+    return template
