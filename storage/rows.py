@@ -4,6 +4,7 @@ A row is what COPY's text format takes cheapest: ids and times as text, NULL for
 text it was. It must not know who writes or asks.
 """
 
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,7 +14,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 from polylect.v1.event_pb2 import Campaign, Device, Event, EventKind, Geo, Page, Provenance, Revenue
-from sqlalchemy import ColumnElement, Text, cast, func
+from sqlalchemy import Column, ColumnElement, Text, cast, func
 from sqlalchemy.dialects.postgresql import INET, JSONB, UUID
 
 from storage.schema import events
@@ -186,14 +187,23 @@ def datetime_of(timestamp: Timestamp) -> datetime:
     return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
 
 
-def _selected(column: ColumnElement[Any], name: str) -> ColumnElement[Any]:
+def uuid_text(text: str) -> str | None:
+    """Give a UUID in the form the tables give it back; None when it is none."""
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        return None
+
+
+def selected(column: Column[Any]) -> ColumnElement[Any]:
+    """Give what to select of a column of any table: ids, addresses and JSON as text, the rest as it is."""
     if isinstance(column.type, INET):
-        return func.host(column).label(name)
-    # JSON must come back as text: parsed, 1.10 would be 1.1 and a 20-digit integer a float.
-    return cast(column, Text).label(name) if isinstance(column.type, JSONB | UUID) else column
+        return func.host(column).label(column.name)
+    # Parsed, JSON would lose digits: 1.10 would be 1.1.
+    return cast(column, Text).label(column.name) if isinstance(column.type, JSONB | UUID) else column
 
 
-SELECTED = tuple(_selected(column, column.name) for column in events.columns)
+SELECTED = tuple(selected(column) for column in events.columns)
 """What to select for `event_of`."""
 
 

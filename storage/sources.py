@@ -1,0 +1,248 @@
+"""Sources and keys in Postgres, and hearing of their changes.
+
+Hides the demo rows, which exist for a store only when it was opened for demo mode, and how changes are heard.
+What a key may do, or whether it is still good, is the core's to judge.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from datetime import date, datetime
+from typing import Any, NamedTuple
+
+import psycopg
+import structlog
+from polylect.v1.ingest_pb2 import KeyKind
+from polylect.v1.source_pb2 import Key, Source
+from sqlalchemy import ColumnElement, func, literal, or_, select, true, update
+from sqlalchemy.dialects.postgresql import insert
+
+from storage.database import Connection, Database, connect, deadline
+from storage.rows import datetime_of, selected, timestamp_of, uuid_text
+from storage.schema import daily_salts, keys, sources
+
+CHANNEL = "polylect_sources"
+"""Where the triggers on sources and keys tell the id of the source that changed."""
+
+_SALT_BYTES = 32
+_CONNECT_SECONDS = 5.0
+_QUIET_SECONDS = 0.5
+_LIVENESS_SECONDS = 1.0
+_RECONNECT_SECONDS = 0.25
+
+_KIND_PREFIX = "KEY_KIND_"
+_KIND_TEXTS = {
+    number: name.removeprefix(_KIND_PREFIX).lower().replace("_", "-") for name, number in KeyKind.items()
+}
+_KINDS = {text: KeyKind.ValueType(number) for number, text in _KIND_TEXTS.items()}
+
+_SOURCE_COLUMNS = tuple(selected(column) for column in sources.columns)
+_KEY_COLUMNS = tuple(selected(column) for column in keys.columns)
+_KEY_LABEL = "key_"
+
+log = structlog.get_logger()
+
+
+class StoredKey(NamedTuple):
+    """A key and the SHA-256 of its secret."""
+
+    key: Key
+    secret_hash: bytes
+
+
+class StoredSource(NamedTuple):
+    """A source with all its keys, ended ones included."""
+
+    source: Source
+    keys: list[StoredKey]
+
+
+class PostgresSources:
+    """Sources and keys. Every method but `watch` may raise StorageUnavailable."""
+
+    def __init__(self, database: Database, *, include_demo: bool) -> None:
+        self._database = database
+        self._visible: ColumnElement[bool] = true() if include_demo else sources.c.demo.is_(False)
+
+    async def load_sources(self, source_id: str | None = None) -> list[StoredSource]:
+        """Give all sources by name, or the one of that id, as of one moment."""
+        statement = (
+            select(*_SOURCE_COLUMNS, *(column.label(f"{_KEY_LABEL}{column.name}") for column in _KEY_COLUMNS))
+            .select_from(sources.outerjoin(keys, keys.c.source_id == sources.c.source_id))
+            .where(self._visible)
+            .order_by(sources.c.name, keys.c.created_at, keys.c.key_id)
+        )
+        if source_id is not None:
+            if (canonical := uuid_text(source_id)) is None:
+                return []
+            statement = statement.where(sources.c.source_id == canonical)
+        found: dict[str, StoredSource] = {}
+        for row in await self._database.rows(statement):
+            stored = found.setdefault(row["source_id"], StoredSource(_source_of(row), []))
+            if row[f"{_KEY_LABEL}key_id"] is not None:
+                key = _key_of(row, label=_KEY_LABEL)
+                stored.keys.append(StoredKey(key, row[f"{_KEY_LABEL}secret_hash"]))
+        return list(found.values())
+
+    async def watch(self) -> AsyncIterator[str | None]:
+        """Yield the source_id of each change; None when changes may have been missed: after each (re)connect.
+
+        A connection that died without a word is noticed within 1.5 s. Reconnects by itself, for ever.
+        """
+        while True:
+            try:
+                connection = await connect(self._database.url, _CONNECT_SECONDS)
+                try:
+                    with deadline(connection, _LIVENESS_SECONDS):
+                        await connection.execute(f"LISTEN {CHANNEL}")
+                    yield None
+                    while True:
+                        for source_id in await _changes(connection):
+                            yield source_id
+                finally:
+                    await connection.close()
+            except (psycopg.Error, OSError) as error:
+                log.warning("not hearing of key changes, reconnecting", error=str(error).strip())
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def find_source(self, name_or_id: str) -> Source | None:
+        """Give one source by id or name; an id goes before a name that looks like one."""
+        if "\0" in name_or_id:
+            return None
+        is_meant: ColumnElement[bool] = sources.c.name == name_or_id
+        statement = select(*_SOURCE_COLUMNS).where(self._visible).limit(1)
+        if canonical := uuid_text(name_or_id):
+            has_id = sources.c.source_id == canonical
+            statement = statement.where(or_(is_meant, has_id)).order_by(has_id.desc())
+        else:
+            statement = statement.where(is_meant)
+        return next(map(_source_of, await self._database.rows(statement)), None)
+
+    async def create_source(self, source: Source) -> bool:
+        """Insert; False when the name is taken, be it by a source that is not visible."""
+        values = {"source_id": source.source_id, **_settings_of(source), **_times_of(source, "created_at")}
+        statement = insert(sources).values(values).on_conflict_do_nothing(index_elements=[sources.c.name])
+        return await self._database.run(statement) == 1
+
+    async def update_source(self, source: Source) -> None:
+        """Write all settings of `source` by its id."""
+        statement = update(sources).where(self._visible, sources.c.source_id == source.source_id)
+        await self._database.run(statement.values(**_settings_of(source)))
+
+    async def create_key(self, key: Key, secret_hash: bytes) -> None:
+        """Insert."""
+        values = {
+            "source_id": key.source_id,
+            "key_id": key.key_id,
+            "kind": _KIND_TEXTS[key.kind],
+            "secret_hash": secret_hash,
+            "hint": key.hint,
+            "scopes": list(key.scopes),
+            "sites": list(key.sites),
+            **_times_of(key, "created_at", "expires_at", "revoked_at"),
+        }
+        await self._database.run(insert(keys).values(values))
+
+    async def list_keys(self, source_id: str) -> list[Key]:
+        """Give the keys of a source, newest first."""
+        return await self._keys(keys.c.source_id, source_id)
+
+    async def find_key(self, key_id: str) -> Key | None:
+        """Give one key."""
+        return next(iter(await self._keys(keys.c.key_id, key_id)), None)
+
+    async def end_key(self, key_id: str, *, expires_at: datetime | None, revoked_at: datetime | None) -> None:
+        """Set the times given; an earlier one already there stays."""
+        if (canonical := uuid_text(key_id)) is None:
+            return
+        # LEAST passes over NULLs.
+        ends = {
+            column.name: func.least(column, literal(moment))
+            for column, moment in ((keys.c.expires_at, expires_at), (keys.c.revoked_at, revoked_at))
+            if moment is not None
+        }
+        if ends:
+            is_visible = keys.c.source_id.in_(select(sources.c.source_id).where(self._visible))
+            await self._database.run(update(keys).where(keys.c.key_id == canonical, is_visible).values(ends))
+
+    async def salt(self, day: date) -> bytes:
+        """Give the 32-byte salt of a UTC day, made at first asking, the same for all cores."""
+        stored = select(daily_salts.c.salt).where(daily_salts.c.day == day)
+        if not (rows := await self._database.rows(stored)):
+            fresh = insert(daily_salts).values(day=day, salt=secrets.token_bytes(_SALT_BYTES))
+            await self._database.run(fresh.on_conflict_do_nothing())
+            rows = await self._database.rows(stored)
+        salt: bytes = rows[0]["salt"]
+        return salt
+
+    async def _keys(self, column: ColumnElement[str], wanted: str) -> list[Key]:
+        if (canonical := uuid_text(wanted)) is None:
+            return []
+        statement = (
+            select(*_KEY_COLUMNS)
+            .select_from(keys.join(sources, sources.c.source_id == keys.c.source_id))
+            .where(self._visible, column == canonical)
+            .order_by(keys.c.created_at.desc(), keys.c.key_id.desc())
+        )
+        return [_key_of(row) for row in await self._database.rows(statement)]
+
+
+async def _changes(connection: Connection) -> list[str | None]:
+    """Wait a little for changes; when there are none, make sure that the server is still there."""
+    notifies = connection.notifies(timeout=_QUIET_SECONDS, stop_after=1)
+    changes = [notify.payload or None async for notify in notifies]
+    if not changes:
+        with deadline(connection, _LIVENESS_SECONDS):
+            await connection.execute("SELECT 1")
+    return changes
+
+
+def _times_of(message: Source | Key, *fields: str) -> dict[str, datetime]:
+    """Give the times that are set; the others are the table's to default."""
+    return {field.name: datetime_of(moment) for field, moment in message.ListFields() if field.name in fields}
+
+
+def _settings_of(source: Source) -> dict[str, Any]:
+    limited = source.HasField("rate_limit")
+    return {
+        "name": source.name,
+        "enabled": source.enabled,
+        "rate_limit": source.rate_limit.limit if limited else None,
+        "rate_limit_window_seconds": source.rate_limit.window_seconds if limited else None,
+        "origins": list(source.origins),
+        "vendor_cookies": list(source.vendor_cookies),
+        "cookie_domain": source.cookie_domain,
+    }
+
+
+def _source_of(row: Mapping[str, Any]) -> Source:
+    source = Source(
+        source_id=row["source_id"],
+        name=row["name"],
+        enabled=row["enabled"],
+        origins=row["origins"],
+        vendor_cookies=row["vendor_cookies"],
+        cookie_domain=row["cookie_domain"],
+        created_at=timestamp_of(row["created_at"]),
+    )
+    if row["rate_limit"] is not None:
+        source.rate_limit.limit = row["rate_limit"]
+        source.rate_limit.window_seconds = row["rate_limit_window_seconds"] or 0
+    return source
+
+
+def _key_of(row: Mapping[str, Any], label: str = "") -> Key:
+    key = Key(
+        key_id=row[f"{label}key_id"],
+        source_id=row[f"{label}source_id"],
+        kind=_KINDS[row[f"{label}kind"]],
+        scopes=row[f"{label}scopes"],
+        sites=row[f"{label}sites"],
+        hint=row[f"{label}hint"],
+        created_at=timestamp_of(row[f"{label}created_at"]),
+    )
+    if (expires_at := row[f"{label}expires_at"]) is not None:
+        key.expires_at.CopyFrom(timestamp_of(expires_at))
+    if (revoked_at := row[f"{label}revoked_at"]) is not None:
+        key.revoked_at.CopyFrom(timestamp_of(revoked_at))
+    return key
