@@ -1,0 +1,277 @@
+"""Reading back: events and quarantine, from the tables the worker writes.
+
+Hides how a partitioned table is asked without looking into every day, and what a page token holds. Ids are
+UUIDv7, so their order is that of receipt to the millisecond, and a source's newest events are the end of its
+primary key.
+"""
+
+import base64
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from polylect.v1.error_reason_pb2 import ERROR_REASON_UNSPECIFIED, ErrorReason, Rejection
+from polylect.v1.event_pb2 import Event
+from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.query_pb2 import ListEventsRequest
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Select,
+    and_,
+    cast,
+    false,
+    func,
+    literal,
+    select,
+    true,
+    union_all,
+)
+
+from storage.database import Database
+from storage.dedup import message_key
+from storage.quarantine_rows import NO_SOURCE
+from storage.rows import SELECTED, datetime_of, event_of, kind_text, selected, timestamp_of, uuid_text
+from storage.schema import dedup_keys, events, quarantine, sources
+
+# How far receipt, by the facade's clock, may be from the moment in the id, by the core's.
+_ID_TOLERANCE = timedelta(hours=1)
+# No event is received earlier than this before it occurred: the core refuses what lies further ahead.
+_CLOCK_TOLERANCE = timedelta(hours=24)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UUID_VERSION = 7
+_REASONS = {name.removeprefix("ERROR_REASON_").lower(): number for name, number in ErrorReason.items()}
+
+# Every key starts with the source: asked without one, each is looked up.
+_ANY_SOURCE = union_all(
+    select(sources.c.source_id), select(cast(NO_SOURCE, sources.c.source_id.type))
+).subquery("any_source")
+
+_Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A table read from its newest row on: its key is (source_id, id), and ids are in the order of time."""
+
+    id_column: Column[str]
+    columns: tuple[ColumnElement[Any], ...]
+    # First byte of its page tokens, so that no other listing takes them.
+    mark: bytes
+
+    def newest(
+        self, source_id: str | None, conditions: Iterable[ColumnElement[bool]], limit: int
+    ) -> Select[Any]:
+        """Select the newest rows of a source; of all sources, the newest of what each has newest."""
+        source_column = self.id_column.table.c.source_id
+        page = select(*self.columns).where(*conditions).order_by(self.id_column.desc()).limit(limit)
+        if source_id is not None:
+            return page.where(_of_source(source_column, source_id))
+        each = page.where(source_column == _ANY_SOURCE.c.source_id).lateral("newest_of_source")
+        newest_first = each.c[self.id_column.name].desc()
+        return select(each).select_from(_ANY_SOURCE.join(each, true())).order_by(newest_first).limit(limit)
+
+
+_EVENTS = _Listing(events.c.event_id, SELECTED, b"e")
+_QUARANTINE = _Listing(
+    quarantine.c.quarantine_id, tuple(selected(column) for column in quarantine.columns), b"q"
+)
+
+
+class PostgresEvents:
+    """Events and quarantine; `source_id` None means all sources. Any method may raise StorageUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def ping(self) -> None:
+        """Answer when the database does."""
+        await self._database.rows(select(literal(1)))
+
+    async def get_event(
+        self, source_id: str | None, *, event_id: str | None = None, message_id: str | None = None
+    ) -> Event | None:
+        """Give one event by either id; by `message_id` only as long as its deduplication key is kept."""
+        if event_id is not None:
+            return await self._by_event_id(source_id, event_id)
+        return await self._by_message_id(source_id, message_id) if message_id else None
+
+    async def _by_event_id(self, source_id: str | None, event_id: str) -> Event | None:
+        if (canonical := uuid_text(event_id)) is None:
+            return None
+        statement = select(*SELECTED).where(
+            _of_source(events.c.source_id, source_id), events.c.event_id == canonical
+        )
+        # First the day its id speaks of; every partition only for an id that was made elsewhere.
+        for bounds in (*_received_around(canonical), true()):
+            for row in await self._database.rows(statement.where(bounds).limit(1)):
+                return event_of(row)
+        return None
+
+    async def _by_message_id(self, source_id: str | None, message_id: str) -> Event | None:
+        stored = and_(
+            events.c.source_id == dedup_keys.c.source_id,
+            events.c.event_id == dedup_keys.c.event_id,
+            events.c.received_at == dedup_keys.c.received_at,
+        )
+        statement = (
+            select(*SELECTED)
+            .select_from(dedup_keys.join(events, stored))
+            .where(
+                _of_source(dedup_keys.c.source_id, source_id),
+                dedup_keys.c.dedup_key == message_key(message_id),
+            )
+            .limit(1)
+        )
+        return next(map(event_of, await self._database.rows(statement)), None)
+
+    async def list_events(
+        self, source_id: str | None, filters: ListEventsRequest, page_size: int
+    ) -> tuple[list[Event], str]:
+        """Give a page, latest received first, and the next page's token ("" on the last).
+
+        Of `filters`, the source and the page size are ignored. Raises ValueError for a page token that is not
+        one of its own.
+        """
+        rows, token = await self._page(
+            _EVENTS, source_id, _conditions_of(filters), page_size, filters.page_token
+        )
+        return [event_of(row) for row in rows], token
+
+    async def list_quarantined(
+        self, source_id: str | None, reason: str, page_size: int, page_token: str
+    ) -> tuple[list[QuarantinedEvent], str]:
+        """Give a page, latest first. `reason` as in the table (field_missing), "" for all.
+
+        Raises ValueError for a page token that is not one of its own.
+        """
+        conditions = [_is(quarantine.c.reason, reason)] if reason else []
+        rows, token = await self._page(_QUARANTINE, source_id, conditions, page_size, page_token)
+        return [_quarantined_of(row) for row in rows], token
+
+    async def count_events(
+        self, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime
+    ) -> int:
+        """Count by the events' own time, from inclusive, until exclusive; site "" means all."""
+        statement = select(func.count().label("count")).where(
+            _of_source(events.c.source_id, source_id),
+            events.c.occurred_at >= occurred_from,
+            events.c.occurred_at < occurred_until,
+            # Leaves out the days before.
+            events.c.received_at >= occurred_from - _CLOCK_TOLERANCE,
+        )
+        if site_id:
+            statement = statement.where(_is(events.c.provenance_site_id, site_id))
+        count: int = (await self._database.rows(statement))[0]["count"]
+        return count
+
+    async def _page(
+        self,
+        listing: _Listing,
+        source_id: str | None,
+        conditions: Iterable[ColumnElement[bool]],
+        page_size: int,
+        page_token: str,
+    ) -> tuple[list[_Row], str]:
+        before = [listing.id_column < _id_of_token(page_token, listing.mark)] if page_token else []
+        rows = await self._database.rows(listing.newest(source_id, [*conditions, *before], page_size + 1))
+        if len(rows) <= page_size:
+            return rows, ""
+        return rows[:page_size], _token_of(rows[page_size - 1][listing.id_column.name], listing.mark)
+
+
+def _is(column: ColumnElement[str], wanted: str) -> ColumnElement[bool]:
+    # No text in Postgres holds U+0000, and asking for one is an error.
+    return false() if "\0" in wanted else column == wanted
+
+
+def _of_source(column: ColumnElement[str], source_id: str | None) -> ColumnElement[bool]:
+    if source_id is None:
+        return column.in_(select(_ANY_SOURCE.c.source_id))
+    canonical = uuid_text(source_id)
+    return false() if canonical is None else column == canonical
+
+
+def _received_around(event_id: str) -> Iterator[ColumnElement[bool]]:
+    """Give the bounds of receipt that a UUIDv7's time means; nothing for another kind of id."""
+    identity = uuid.UUID(event_id)
+    if identity.version != _UUID_VERSION:
+        return
+    try:
+        made_at = _EPOCH + timedelta(milliseconds=identity.int >> 80)
+        yield events.c.received_at.between(made_at - _ID_TOLERANCE, made_at + _ID_TOLERANCE)
+    except OverflowError:
+        return
+
+
+def _conditions_of(filters: ListEventsRequest) -> Iterator[ColumnElement[bool]]:
+    if filters.kind:
+        yield _has_kind(filters.kind)
+    for column, wanted in (
+        (events.c.name, filters.name),
+        (events.c.user_id, filters.user_id),
+        (events.c.anonymous_id, filters.anonymous_id),
+        (events.c.session_id, filters.session_id),
+        (events.c.message_id, filters.message_id),
+        (events.c.provenance_dialect, filters.dialect),
+        (events.c.provenance_request_id, filters.request_id),
+    ):
+        if wanted:
+            yield _is(column, wanted)
+    if filters.HasField("received_from"):
+        yield events.c.received_at >= _bound(filters.received_from)
+    if filters.HasField("received_until"):
+        yield events.c.received_at < _bound(filters.received_until)
+
+
+def _has_kind(kind: int) -> ColumnElement[bool]:
+    try:
+        return events.c.kind == kind_text(kind)
+    except KeyError:
+        return false()
+
+
+def _bound(timestamp: Timestamp) -> datetime:
+    try:
+        return datetime_of(timestamp)
+    except OverflowError:
+        return (datetime.max if timestamp.seconds > 0 else datetime.min).replace(tzinfo=UTC)
+
+
+def _quarantined_of(row: _Row) -> QuarantinedEvent:
+    return QuarantinedEvent(
+        quarantine_id=row["quarantine_id"],
+        source_id=row["source_id"],
+        rejection=Rejection(
+            # A word of a newer version's is no known reason.
+            reason=_REASONS.get(row["reason"], ERROR_REASON_UNSPECIFIED),
+            message=row["message"],
+            field=row["field"] or "",
+        ),
+        raw=row["raw"],
+        received_at=timestamp_of(row["received_at"]),
+        dialect=row["dialect"] or "",
+        endpoint=row["endpoint"] or "",
+        request_id=row["request_id"] or "",
+        client_ip=row["client_ip"] or "",
+    )
+
+
+def _token_of(last_id: str, mark: bytes) -> str:
+    return base64.urlsafe_b64encode(mark + uuid.UUID(last_id).bytes).rstrip(b"=").decode()
+
+
+def _id_of_token(token: str, mark: bytes) -> str:
+    try:
+        content = base64.urlsafe_b64decode(f"{token}=")
+        last_id = str(uuid.UUID(bytes=content.removeprefix(mark)))
+    except ValueError as error:
+        raise ValueError("not a page token") from error
+    # One row has one token: base64 alone would let through others, and those of another listing.
+    if _token_of(last_id, mark) != token:
+        raise ValueError("not a page token of this listing")
+    return last_id
