@@ -6,6 +6,7 @@ keep their digits: ints are unbounded, the others become Decimal. Of a repeated 
 jsonb.
 """
 
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -48,9 +49,36 @@ def read(raw: bytes | msgspec.Raw, levels_above: int = 0) -> tuple[Any, bool]:
 
 
 def read_members(raw: bytes) -> dict[str, msgspec.Raw]:
-    """Split an object into its members' bytes. Raises ShapeError for anything else."""
-    members: dict[str, msgspec.Raw] = _guarded(_decode_members, raw)
+    """Split an object into its members' bytes. Raises ShapeError for anything else.
+
+    A lone surrogate, as clients make by cutting an emoji in two, must spoil no more than the event it stands in,
+    but stops the splitting. So it is hidden from it, as bytes that `read` refuses, until `unveiled`.
+    """
+    try:
+        members: dict[str, msgspec.Raw] = _guarded(_decode_members, raw)
+    except ShapeError:
+        veiled = _SURROGATE_ESCAPES.sub(_veil, raw)
+        if veiled == raw:
+            raise
+        members = _guarded(_decode_members, veiled)
     return members
+
+
+def unveiled(raw: msgspec.Raw) -> bytes:
+    """Give the bytes of a member or element as they were sent."""
+    return bytes(raw).replace(_VEIL, b"\\u")
+
+
+_VEIL = b"\xff\xfe"
+_SURROGATE_ESCAPES = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u([dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+
+
+def _veil(escape: re.Match[bytes]) -> bytes:
+    lone = escape[1]
+    return _VEIL + lone if lone else escape[0]
 
 
 def read_elements(raw: msgspec.Raw) -> list[msgspec.Raw]:

@@ -109,7 +109,7 @@ class Decoder:
             _reject(request.items.add(raw=body), error)
             return False
         for raw in elements:
-            item = request.items.add(raw=bytes(raw))
+            item = request.items.add(raw=body_json.unveiled(raw))
             try:
                 members, cleaned = _batched_members(batch, raw, shared)
             except ShapeError as error:
