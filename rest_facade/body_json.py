@@ -51,7 +51,7 @@ def read(raw: bytes | msgspec.Raw, levels_above: int = 0) -> tuple[Any, bool]:
 def read_members(raw: bytes) -> dict[str, msgspec.Raw]:
     """Split an object into its members' bytes. Raises ShapeError for anything else.
 
-    A lone surrogate, as clients make by cutting an emoji in two, must spoil no more than the event it stands in,
+    A lone surrogate, as clients make by cutting an emoji in two, must spoil no more than the event it is in,
     but stops the splitting. So it is hidden from it, as bytes that `read` refuses, until `unveiled`.
     """
     try:
