@@ -1,0 +1,73 @@
+"""What is deleted when: partitions past their time, deduplication keys past their window, yesterday's salts.
+
+Hides the order, the chunks and that of all workers one does it at a time.
+"""
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import psycopg
+import structlog
+
+from storage.errors import driver_errors_wrapped
+from storage.partitions import Connect, Partitions
+
+# Beside the lock of storage.partitions, in the same space.
+_LOCK_SPACE = 0x706F6C79
+_LOCK_RETENTION = 2
+
+# A chunk takes some 40 ms, in which this worker claims nothing.
+_PURGE_ROWS = 5_000
+# The condition stands twice: the outer one is checked again on a row that another worker has just renewed.
+_PURGE_DEDUP_KEYS = """
+DELETE FROM dedup_keys WHERE received_at < %(cutoff)s AND ctid = ANY(ARRAY(
+    SELECT ctid FROM dedup_keys WHERE received_at < %(cutoff)s LIMIT %(rows)s))
+"""
+
+# Cores whose clock is behind may still be in yesterday.
+_SALT_GRACE = timedelta(hours=1)
+# An event is enqueued after it was received, but by another machine's clock.
+_CLOCK_GRACE = timedelta(hours=1)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Applies one installation's terms. `retention_days` 0 keeps events for ever."""
+
+    connect: Connect
+    partitions: Partitions
+    retention_days: int
+    dedup_window: timedelta
+
+    def apply(self, now: datetime) -> bool:
+        """Delete what is due, of the keys a chunk; False when more of them is due. Raises StorageUnavailable.
+
+        Does nothing while another worker is at it.
+        """
+        with driver_errors_wrapped(), self.connect() as connection:
+            got = connection.execute(
+                "SELECT pg_try_advisory_lock(%s, %s)", (_LOCK_SPACE, _LOCK_RETENTION)
+            ).fetchone()
+            if got != (True,):
+                return True
+            keys = self._purge_dedup_keys(connection, now)
+            connection.execute("DELETE FROM daily_salts WHERE day < %s", ((now - _SALT_GRACE).date(),))
+            dropped = self._drop_partitions(now)
+        if dropped:
+            log.info("partitions dropped", days=[day.isoformat() for day in dropped])
+        return keys < _PURGE_ROWS
+
+    def _purge_dedup_keys(self, connection: psycopg.Connection[Any], now: datetime) -> int:
+        # An event that waits in the queue counts as of its receipt: its window's keys must still be there.
+        row = connection.execute("SELECT min(enqueued_at) FROM queue").fetchone()
+        oldest = row[0] if row and row[0] else now
+        cutoff = min(now, oldest) - self.dedup_window - _CLOCK_GRACE
+        return connection.execute(_PURGE_DEDUP_KEYS, {"cutoff": cutoff, "rows": _PURGE_ROWS}).rowcount
+
+    def _drop_partitions(self, now: datetime) -> list[date]:
+        if not self.retention_days:
+            return []
+        return self.partitions.drop_before((now - timedelta(days=self.retention_days)).date())

@@ -1,0 +1,265 @@
+"""How accepted events become rows: deduplicated, enriched, written, the unwritable set aside.
+
+Everything happens in the caller's transaction. Hides the statements, what counts as an event's own fault, and
+how the one bad event among thousands is found. It must not know of the queue.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+
+import psycopg
+import structlog
+from polylect.v1.event_pb2 import EVENT_KIND_IDENTIFY, Event
+from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from psycopg import sql
+
+from storage.dedup import dedup_key
+from storage.enrich import Enricher
+from storage.partitions import Partitions
+from storage.quarantine_rows import insert_quarantined, unwritable
+from storage.rows import COLUMNS, row_of
+
+Clock = Callable[[], datetime]
+Connection = psycopg.Connection[Any]
+
+_COPY = sql.SQL("COPY events ({}) FROM STDIN").format(sql.SQL(", ").join(map(sql.Identifier, COLUMNS)))
+_RECEIVED_AT = COLUMNS.index("received_at")
+
+# Returns the events whose key nobody had within the window: they alone insert or renew a row.
+_REMEMBER = """
+INSERT INTO dedup_keys (source_id, dedup_key, event_id, received_at)
+SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::timestamptz[])
+ON CONFLICT (source_id, dedup_key) DO UPDATE
+SET event_id = excluded.event_id, received_at = excluded.received_at
+WHERE dedup_keys.received_at < excluded.received_at - %s
+RETURNING event_id::text
+"""
+
+_PRESENT = """
+SELECT event_id::text FROM events
+JOIN unnest(%s::uuid[], %s::uuid[], %s::timestamptz[]) AS asked (source_id, event_id, received_at)
+USING (source_id, event_id, received_at)
+"""
+
+_LINK = """
+INSERT INTO identity_links (source_id, anonymous_id, user_id, event_id, linked_at)
+SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::uuid[], %s::timestamptz[])
+ON CONFLICT (source_id, anonymous_id, user_id) DO NOTHING
+"""
+
+_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+_EPOCH_DAY = date(1970, 1, 1)
+_MICROS_PER_SECOND = 1_000_000
+_MICROS_PER_DAY = 86_400 * _MICROS_PER_SECOND
+# Received in 9990: a clock gone mad, and near what a date can hold.
+_END_OF_TIME_SECONDS = 253_087_718_400
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Tally:
+    """What became of the items of a claim."""
+
+    stored: int = 0
+    duplicate: int = 0
+    quarantined: int = 0
+
+    def add(self, other: "Tally") -> None:
+        """Add another's counts."""
+        self.stored += other.stored
+        self.duplicate += other.duplicate
+        self.quarantined += other.quarantined
+
+
+class _Prepared(NamedTuple):
+    """An enriched event, and what is derived from it alone."""
+
+    event: Event
+    event_id: str
+    row: tuple[Any, ...]
+    # (source_id, dedup key); None without a client's id.
+    key: tuple[str, str] | None
+    received_micros: int
+
+
+@dataclass
+class _Claim:
+    """The writing of one claim, as far as it is."""
+
+    connection: Connection
+    refused: list[QuarantinedEvent]
+    tally: Tally = field(default_factory=Tally)
+
+
+class Writer:
+    """Writes events within its caller's transaction; never commits."""
+
+    def __init__(
+        self, enricher: Enricher, partitions: Partitions, dedup_window: timedelta, clock: Clock
+    ) -> None:
+        """Take what it works with; a `dedup_window` of zero stores every event."""
+        self._clock = clock
+        self._enricher = enricher
+        self._partitions = partitions
+        self._dedup_window = dedup_window
+        self._dedup_window_micros = dedup_window // timedelta(microseconds=1)
+
+    def write(
+        self, connection: Connection, events: Iterable[Event], refused: Iterable[QuarantinedEvent]
+    ) -> Tally:
+        """Store `events` in their order, changing them; quarantine `refused` and what can't be stored.
+
+        Raises the driver's errors, or StorageUnavailable, for what is no event's fault: the transaction must
+        then be rolled back, and may be done again.
+        """
+        claim = _Claim(connection, list(refused))
+        prepared = self._prepare(claim, events)
+        if prepared:
+            self._partitions.ensure(_days_of(prepared))
+            self._store(claim, prepared)
+        if claim.refused:
+            insert_quarantined(connection, claim.refused, self._clock())
+            claim.tally.quarantined = len(claim.refused)
+        return claim.tally
+
+    def _prepare(self, claim: _Claim, events: Iterable[Event]) -> list[_Prepared]:
+        prepared: dict[str, _Prepared] = {}
+        for event in events:
+            try:
+                one = self._prepare_one(event)
+            except MemoryError:
+                raise
+            except Exception as error:
+                # A pure function of the event failed: it would again, however often it is tried.
+                log.warning("event unwritable", event_id=event.event_id, exc_info=True)
+                claim.refused.append(unwritable(event, error))
+                continue
+            if prepared.setdefault(one.event_id, one) is not one:
+                claim.tally.duplicate += 1
+        return list(prepared.values())
+
+    def _prepare_one(self, event: Event) -> _Prepared:
+        event_id, source_id, received_at = event.event_id, event.source_id, event.received_at
+        if not (_CANONICAL_UUID(event_id) and _CANONICAL_UUID(source_id)):
+            raise ValueError("event_id or source_id is no uuid in canonical form")
+        seconds = received_at.seconds
+        if not 0 <= seconds < _END_OF_TIME_SECONDS:
+            raise ValueError(f"received_at is out of range: {seconds} s")
+        self._enricher.enrich(event)
+        key = dedup_key(event) if self._dedup_window else None
+        return _Prepared(
+            event,
+            event_id,
+            row_of(event),
+            (source_id, key) if key else None,
+            seconds * _MICROS_PER_SECOND + received_at.nanos // 1000,
+        )
+
+    def _store(self, claim: _Claim, prepared: Sequence[_Prepared]) -> None:
+        """Store all, or find out which can't be. In order: of two with one key the first wins."""
+        try:
+            with claim.connection.transaction():
+                stored = self._insert(claim.connection, prepared)
+        except psycopg.Error as error:
+            if not _is_events_fault(error):
+                raise
+            self._isolate(claim, prepared, error)
+        else:
+            claim.tally.stored += stored
+            claim.tally.duplicate += len(prepared) - stored
+
+    def _isolate(self, claim: _Claim, prepared: Sequence[_Prepared], error: psycopg.Error) -> None:
+        """Store what can be after `error`, by halves; quarantine an event that fails alone."""
+        if isinstance(error, psycopg.errors.CheckViolation) and self._partitions.restore(_days_of(prepared)):
+            # A partition was gone: another worker's retention dropped it since we looked.
+            self._store(claim, prepared)
+            return
+        if isinstance(error, psycopg.errors.UniqueViolation):
+            # A batch was queued twice: the core lost the connection at the commit, and tried again.
+            absent = _absent(claim.connection, prepared)
+            if len(absent) < len(prepared):
+                claim.tally.duplicate += len(prepared) - len(absent)
+                self._store(claim, absent)
+                return
+        if len(prepared) == 1:
+            log.warning("event unwritable", event_id=prepared[0].event_id, error=str(error))
+            claim.refused.append(unwritable(prepared[0].event, error))
+            return
+        middle = len(prepared) // 2
+        self._store(claim, prepared[:middle])
+        self._store(claim, prepared[middle:])
+
+    def _insert(self, connection: Connection, prepared: Sequence[_Prepared]) -> int:
+        fresh = self._without_duplicates(connection, prepared)
+        if fresh:
+            # Measured: the C formatter of write_row takes 1.3 µs a row, lines joined in Python 3.8 µs.
+            with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+                for one in fresh:
+                    copy.write_row(one.row)
+        links = _links_of(fresh)
+        if links:
+            connection.execute(_LINK, _columns(links))
+        return len(fresh)
+
+    def _without_duplicates(self, connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:
+        """Leave out events whose key another event had within the window; remember the others' keys."""
+        pending = [one for one in prepared if one.key]
+        fresh: set[str] = set()
+        while pending:
+            firsts: dict[tuple[str, str], _Prepared] = {}
+            later = []
+            for one in pending:
+                assert one.key is not None
+                first = firsts.setdefault(one.key, one)
+                # One statement can touch a key once: what is more than the window later takes another round.
+                if one.received_micros - first.received_micros > self._dedup_window_micros:
+                    later.append(one)
+            # Sorted, so that workers with keys in common wait for each other and never in a circle.
+            rows = [(*key, firsts[key].event_id, firsts[key].row[_RECEIVED_AT]) for key in sorted(firsts)]
+            cursor = connection.execute(_REMEMBER, [*_columns(rows), self._dedup_window])
+            fresh.update(event_id for (event_id,) in cursor)
+            pending = later
+        return [one for one in prepared if one.key is None or one.event_id in fresh]
+
+
+def _absent(connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:
+    rows = [(one.event.source_id, one.event_id, one.row[_RECEIVED_AT]) for one in prepared]
+    present = {event_id for (event_id,) in connection.execute(_PRESENT, _columns(rows))}
+    return [one for one in prepared if one.event_id not in present]
+
+
+def _links_of(stored: Iterable[_Prepared]) -> list[tuple[str, str, str, str, str]]:
+    """Give rows of identity_links, each link by its first event; sorted for the same reason as the keys."""
+    links: dict[tuple[str, str, str], tuple[str, str]] = {}
+    for one in stored:
+        event = one.event
+        if event.kind != EVENT_KIND_IDENTIFY or not event.user_id:
+            continue
+        for visitor in (event.anonymous_id, event.cookie_id):
+            if visitor and visitor != event.user_id:
+                links.setdefault(
+                    (event.source_id, visitor, event.user_id), (one.event_id, one.row[_RECEIVED_AT])
+                )
+    return [(*link, *links[link]) for link in sorted(links)]
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _days_of(prepared: Iterable[_Prepared]) -> set[date]:
+    days = {one.received_micros // _MICROS_PER_DAY for one in prepared}
+    return {_EPOCH_DAY + timedelta(days=day) for day in days}
+
+
+def _is_events_fault(error: psycopg.Error) -> bool:
+    """Tell bad data from a bad day of the database.
+
+    Class 54 (program limit exceeded) is the driver's OperationalError, yet it is data: a key too long for its
+    index, JSON too deep.
+    """
+    return isinstance(error, psycopg.DataError | psycopg.IntegrityError) or (error.sqlstate or "")[:2] == "54"
