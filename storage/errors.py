@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from sqlalchemy.exc import SQLAlchemyError
 
 
 class StorageUnavailable(ConnectionError):  # noqa: N818 - a state of the world, not a mistake
@@ -20,7 +19,7 @@ def driver_errors_wrapped() -> Iterator[None]:
     """Turn every driver error of the block into StorageUnavailable."""
     try:
         yield
-    except (psycopg.Error, SQLAlchemyError, OSError) as error:
+    except (psycopg.Error, OSError) as error:
         if isinstance(error, StorageUnavailable):
             raise
         # A failed connect gives several lines, the first of which names the trouble.
