@@ -6,11 +6,11 @@ from contextlib import contextmanager
 import psycopg
 
 
-class StorageUnavailable(ConnectionError):  # noqa: N818 - a state of the world, not a mistake
+class StorageUnavailable(ConnectionError):
     """The database can't be reached, did not answer in time, or refused to work; its cause says why."""
 
 
-class MigrationFailed(Exception):  # noqa: N818
+class MigrationFailed(Exception):
     """The schema could not be brought to this version's; the message says what to do."""
 
 
