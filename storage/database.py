@@ -146,15 +146,16 @@ class Database:
 
 
 def _is_alive(connection: Connection) -> bool:
-    """Tell whether an idle connection's server has not hung up: a look at the socket, no round trip."""
+    """Tell whether an idle connection's server has not hung up: a look at the socket, no round trip.
+
+    Anything it says unasked counts as that: a farewell comes before the end, the rest is rare.
+    """
     try:
         poll = select.poll()
         poll.register(connection.pgconn.socket, select.POLLIN)
-        if poll.poll(0):
-            connection.pgconn.consume_input()
+        return not poll.poll(0)
     except (psycopg.Error, OSError):
         return False
-    return True
 
 
 def _compiled(statement: Executable) -> tuple[str, dict[str, Any]]:

@@ -29,7 +29,8 @@ _CATALOGUE = {
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2""",
     "indexes": """
         SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2""",
-    "partitioning": "SELECT partrelid::regclass::text, pg_get_partkeydef(partrelid) FROM pg_partitioned_table",
+    "partitioning": "SELECT partrelid::regclass::text, pg_get_partkeydef(partrelid) FROM pg_partitioned_table"
+    " ORDER BY 1",
 }
 
 
