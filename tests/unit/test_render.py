@@ -35,8 +35,8 @@ def _endpoint(path: str) -> Endpoint:
             [_STORED, _REFUSED],
             True,
             200,
-            b'{"success":true,"accepted":1,"rejected":1,"errors":[{"index":1,"error":"Missing required field: url"}],'
-            b'"timestamp":1714412000123}',
+            b'{"success":true,"accepted":1,"rejected":1,'
+            b'"errors":[{"index":1,"error":"Missing required field: url"}],"timestamp":1714412000123}',
         ),
         (
             "pulse",
