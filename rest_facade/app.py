@@ -1,0 +1,195 @@
+"""The facade as an ASGI application: Falcon, a resource for each endpoint, and an answer for everything else.
+
+Routes are made when the server starts the worker's event loop, because what they need (the channel to the
+core) belongs to that loop. Nothing is shared between workers but the counters' directory.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import falcon
+import structlog
+from falcon.asgi import App, Request, Response
+from polylect.v1 import error_reason_pb2 as reasons
+
+from rest_facade import body_json
+from rest_facade.address import AddressBook
+from rest_facade.body import BodyReader, ReadingBudget, Receive
+from rest_facade.caller import read_caller
+from rest_facade.coalescer import Coalescer
+from rest_facade.core_link import CoreLink
+from rest_facade.dialects import DIALECTS
+from rest_facade.endpoint import RECEIVE, PixelEndpoint, PostEndpoint
+from rest_facade.face import Clock, Face
+from rest_facade.health import HealthResource, MetricsResource, ReadyResource
+from rest_facade.metrics import Metrics
+from rest_facade.options import FacadeOptions
+from rest_facade.origins import OriginBook
+from rest_facade.stats import PATH as STATS_PATH
+from rest_facade.stats import StatsResource
+from rest_facade.vocabulary import Dialect
+
+_log = structlog.get_logger()
+
+# The dialect GET /api/v1/stats belongs to.
+_STATS_DIALECT = "pulse"
+_PRINTABLE_ASCII = bytes(range(0x21, 0x7F))
+
+
+class FacadeApp(App):  # type: ignore[type-arg]
+    """Falcon, but for the moment it waits for the body."""
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Any) -> None:  # type: ignore[override]
+        """Serve one ASGI scope."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        # Falcon awaits the first part of the body before it looks at the path: without deadline, and a client
+        # that sent `Expect: 100-continue` is told to go on whatever it announced.
+        scope[RECEIVE] = receive
+        if not scope["query_string"].isascii():
+            scope["query_string"] = _percent_encoded(scope["query_string"])
+        await super().__call__(scope, _nothing_yet, send)
+
+
+def create_app(options: FacadeOptions, clock: Clock, dialects: Sequence[Dialect] = DIALECTS) -> FacadeApp:
+    """Make the application. It has no routes before the lifespan's start-up."""
+    lifespan = _Lifespan(options, clock, dialects)
+    app = FacadeApp(middleware=[lifespan])
+    lifespan.app = app
+    return app
+
+
+class _Lifespan:
+    """Builds what a worker needs, and takes it down when every request has been answered."""
+
+    app: FacadeApp
+
+    def __init__(self, options: FacadeOptions, clock: Clock, dialects: Sequence[Dialect]) -> None:
+        self._options = options
+        self._clock = clock
+        self._dialects = dialects
+        self._link: CoreLink | None = None
+        self._coalescer: Coalescer | None = None
+
+    async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        """Connect and add the routes."""
+        options = self._options
+        link = self._link = CoreLink(options.core_address, options.facade_token, options.core_timeout_seconds)
+        coalescer = self._coalescer = Coalescer(
+            link.batch_ingest,
+            max_waiting_bytes=options.max_waiting_bytes,
+            max_waiting_requests=options.max_waiting_requests,
+        )
+        metrics = Metrics(options.metrics_dir)
+        addresses = AddressBook(options.trusted_proxies)
+        origins = OriginBook(link.check_origin)
+        faces = [Face(dialect, self._clock, addresses, origins) for dialect in self._dialects]
+        budget = ReadingBudget(options.max_reading_bytes)
+        routes: dict[str, Any] = {
+            "/healthz": HealthResource(),
+            "/readyz": ReadyResource(link),
+            "/metrics": MetricsResource(metrics),
+        }
+        for face in faces:
+            name = face.dialect.name
+            for endpoint in face.dialect.endpoints:
+                kind = PixelEndpoint if endpoint.pixel else PostEndpoint
+                reader = BodyReader(endpoint.max_bytes, options.body_timeout_seconds, budget)
+                routes[endpoint.path] = kind(
+                    face,
+                    endpoint,
+                    coalescer,
+                    reader,
+                    metrics.of(name, endpoint.path),
+                    development=options.development,
+                )
+            if name == _STATS_DIALECT:
+                routes[STATS_PATH] = StatsResource(face, link, metrics.of(name, STATS_PATH))
+        for path, resource in routes.items():
+            self.app.add_route(path, resource)
+        everything_else = _EverythingElse(routes, addresses, metrics)
+        self.app.add_error_handler(falcon.HTTPError, everything_else.answer_unrouted)
+        self.app.add_error_handler(Exception, everything_else.answer_fault)
+
+    async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        """Disconnect, when nothing is under way any more."""
+        if self._coalescer is not None:
+            await self._coalescer.drain()
+        if self._link is not None:
+            await self._link.close()
+
+
+class _EverythingElse:
+    """Answers what no endpoint does, in the words of the dialect whose path is nearest."""
+
+    def __init__(self, routes: dict[str, Any], addresses: AddressBook, metrics: Metrics) -> None:
+        self._routes = routes
+        self._addresses = addresses
+        self._neutral_metrics = metrics.of("", "")
+        self._metrics = metrics
+        self._faces = {
+            tuple(path.split("/")[1:]): route.face for path, route in routes.items() if hasattr(route, "face")
+        }
+
+    async def answer_unrouted(
+        self, req: Request, resp: Response, error: falcon.HTTPError, params: dict[str, Any]
+    ) -> None:
+        """Answer an unknown path, or a method the path has not: nothing else is raised as HTTPError."""
+        route = self._routes.get(req.path)
+        if route is None:
+            await self._refuse(req, resp, reasons.ERROR_REASON_NOT_FOUND, 404, "Not found")
+        else:
+            await self._refuse(req, resp, reasons.ERROR_REASON_METHOD_NOT_ALLOWED, 405, "Method not allowed")
+            resp.set_header("Allow", route.allowed_methods)
+
+    async def answer_fault(
+        self, req: Request, resp: Response, error: Exception, params: dict[str, Any]
+    ) -> None:
+        """Answer after a fault of ours; the trace is for the log only."""
+        _log.error("request_failed", path=req.path, exc_info=error)
+        await self._refuse(req, resp, reasons.ERROR_REASON_INTERNAL, 500, "Internal error")
+
+    async def _refuse(
+        self,
+        req: Request,
+        resp: Response,
+        reason: reasons.ErrorReason.ValueType,
+        status: int,
+        message: str,
+    ) -> None:
+        route = self._routes.get(req.path)
+        face = getattr(route, "face", None) or self._nearest_face(req.path)
+        if face is not None:
+            metrics = getattr(route, "metrics", None) or self._metrics.of(face.dialect.name, "")
+            await face.refuse(resp, face.read_caller(req), metrics, reason, message)
+            return
+        caller = read_caller(req.scope, self._addresses, needs_own_origin=False)
+        resp.status = status
+        resp.data = body_json.write({"error": message})
+        resp.set_header("X-Request-Id", caller.request_id)
+        self._neutral_metrics.count_answer(status, reason)
+
+    def _nearest_face(self, path: str) -> Face | None:
+        """Give the face of the route that shares most first segments with the path, if it shares any."""
+        # No route is deeper.
+        segments = path.split("/", 5)[1:]
+        best: Face | None = None
+        longest = 0
+        for route, face in self._faces.items():
+            shared = 0
+            for ours, theirs in zip(route, segments, strict=False):
+                if ours != theirs:
+                    break
+                shared += 1
+            if shared > longest:
+                best, longest = face, shared
+        return best
+
+
+async def _nothing_yet() -> dict[str, Any]:
+    return {"type": "http.request", "body": b"", "more_body": True}
+
+
+def _percent_encoded(raw: bytes) -> bytes:
+    return b"".join(bytes((octet,)) if octet in _PRINTABLE_ASCII else b"%%%02X" % octet for octet in raw)

@@ -1,0 +1,177 @@
+"""Sends the requests that arrive together to the core in one call, and gives each its own outcome.
+
+One HTTP request per gRPC call costs more than all the rest of a request (measured: 4.5k req/s instead of 18.9k).
+So what arrives within one turn of the event loop, or while earlier calls are under way, shares a `BatchIngest`.
+Callers know nothing of each other: one that goes away, or is too large, costs the others nothing.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import grpc
+import structlog
+from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1.ingest_pb2 import BatchIngestResponse, ClientOutcome, ClientRequest
+
+from rest_facade.core_refusal import CoreRefusal, refusal_of
+
+_log = structlog.get_logger()
+
+# Field 1 of BatchIngestRequest, length-delimited.
+_TAG = b"\x0a"
+
+BatchIngest = Callable[[bytes], Awaitable[BatchIngestResponse]]
+"""Makes the call with a serialized BatchIngestRequest; raises grpc.aio.AioRpcError."""
+
+_Waiting = tuple[bytes, "asyncio.Future[ClientOutcome]"]
+
+
+class Coalescer:
+    """The way of all client requests of one worker to the core. Belongs to the event loop it is made in."""
+
+    def __init__(
+        self,
+        batch_ingest: BatchIngest,
+        *,
+        max_waiting_bytes: int,
+        max_waiting_requests: int,
+        max_calls: int = 2,
+        max_call_requests: int = 512,
+        max_call_bytes: int = 2 * 1024 * 1024,
+    ) -> None:
+        self._batch_ingest = batch_ingest
+        self._max_waiting_bytes = max_waiting_bytes
+        self._max_waiting_requests = max_waiting_requests
+        self._max_calls = max_calls
+        self._max_call_requests = max_call_requests
+        self._max_call_bytes = max_call_bytes
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Waiting] = deque()
+        # Of all requests not answered yet, those under way included.
+        self._unanswered_bytes = 0
+        self._unanswered = 0
+        self._flush_is_due = False
+        self._calls: set[asyncio.Task[None]] = set()
+        self._core_answers = True
+
+    def submit(self, request: ClientRequest) -> "asyncio.Future[ClientOutcome]":
+        """Give the outcome to come, in a future that may raise CoreRefusal.
+
+        Raises CoreRefusal at once when too much is waiting already.
+        """
+        serialized = request.SerializeToString()
+        if (
+            self._unanswered >= self._max_waiting_requests
+            or self._unanswered_bytes + len(serialized) > self._max_waiting_bytes
+        ):
+            raise CoreRefusal(reasons.ERROR_REASON_OVERLOADED, "Too many requests are waiting", 1)
+        answer: asyncio.Future[ClientOutcome] = self._loop.create_future()
+        self._waiting.append((serialized, answer))
+        self._unanswered += 1
+        self._unanswered_bytes += len(serialized)
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush)
+        return answer
+
+    async def drain(self) -> None:
+        """Wait until everything submitted has its answer."""
+        while self._waiting or self._calls:
+            if self._calls:
+                await asyncio.wait(self._calls)
+            else:
+                await asyncio.sleep(0)
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        while self._waiting and len(self._calls) < self._max_calls:
+            call = self._loop.create_task(self._call(self._take()))
+            self._calls.add(call)
+            call.add_done_callback(self._call_is_over)
+
+    def _take(self) -> list[_Waiting]:
+        taken = [self._waiting.popleft()]
+        size = len(taken[0][0])
+        while self._waiting and len(taken) < self._max_call_requests:
+            size += len(self._waiting[0][0])
+            if size > self._max_call_bytes:
+                break
+            taken.append(self._waiting.popleft())
+        return taken
+
+    def _call_is_over(self, call: "asyncio.Task[None]") -> None:
+        self._calls.discard(call)
+        if self._waiting:
+            self._flush()
+
+    async def _call(self, batch: list[_Waiting]) -> None:
+        try:
+            response = await self._batch_ingest(_framed(batch))
+            outcomes = response.outcomes
+            if len(outcomes) != len(batch):
+                raise CoreRefusal(
+                    reasons.ERROR_REASON_INTERNAL, "The core answered another number of requests"
+                )
+            self._note_state(None)
+            for (_, answer), outcome in zip(batch, outcomes, strict=True):
+                if not answer.done():
+                    answer.set_result(outcome)
+        except grpc.aio.AioRpcError as error:
+            self._note_state(error)
+            _refuse_all(batch, _as_unavailable(error))
+        except BaseException as error:
+            _refuse_all(batch, CoreRefusal(reasons.ERROR_REASON_STORAGE_UNAVAILABLE, "Not stored", 1))
+            if not isinstance(error, asyncio.CancelledError):
+                _log.exception("batch_ingest_failed")
+        finally:
+            self._unanswered -= len(batch)
+            self._unanswered_bytes -= sum(len(serialized) for serialized, _ in batch)
+
+    def _note_state(self, error: grpc.aio.AioRpcError | None) -> None:
+        """Log when the core stops answering and when it does again, not each call."""
+        if self._core_answers != (error is None):
+            self._core_answers = error is None
+            if error is None:
+                _log.info("core_answers_again")
+            else:
+                _log.warning("core_does_not_answer", code=error.code().name, details=error.details())
+
+
+def _refuse_all(batch: list[_Waiting], refusal: CoreRefusal) -> None:
+    for _, answer in batch:
+        if not answer.done():
+            answer.set_exception(CoreRefusal(refusal.reason, refusal.message, refusal.retry_after_seconds))
+
+
+def _as_unavailable(error: grpc.aio.AioRpcError) -> CoreRefusal:
+    """Give the refusal for the client: whatever ails the call, its request may be sent again."""
+    refusal = refusal_of(error)
+    if refusal.reason == reasons.ERROR_REASON_OVERLOADED:
+        return CoreRefusal(refusal.reason, "Too busy", max(1, refusal.retry_after_seconds))
+    return CoreRefusal(
+        reasons.ERROR_REASON_STORAGE_UNAVAILABLE,
+        "Temporarily unavailable",
+        max(1, refusal.retry_after_seconds),
+    )
+
+
+def _framed(batch: list[_Waiting]) -> bytes:
+    """Give a serialized BatchIngestRequest of messages already serialized, without building them again."""
+    parts: list[bytes] = []
+    for serialized, _ in batch:
+        parts += (_TAG, _varint(len(serialized)), serialized)
+    return b"".join(parts)
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    octets = bytearray()
+    while number >= 0x80:
+        octets.append(number & 0x7F | 0x80)
+        number >>= 7
+    octets.append(number)
+    return bytes(octets)

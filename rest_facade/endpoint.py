@@ -1,0 +1,176 @@
+"""Serves any endpoint of any dialect: reads, decodes, asks the core, renders. It knows no dialect by name."""
+
+import base64
+
+from falcon.asgi import Request, Response
+from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1.ingest_pb2 import ClientOutcome, ClientRequest
+
+from rest_facade.address import is_plain_localhost
+from rest_facade.body import BodyReader, ClientGone
+from rest_facade.caller import Caller
+from rest_facade.coalescer import Coalescer
+from rest_facade.cookies import CookieJar
+from rest_facade.core_refusal import CoreRefusal
+from rest_facade.decode import Arrival, Decoder
+from rest_facade.face import Face
+from rest_facade.metrics import EndpointMetrics
+from rest_facade.render import Answer
+from rest_facade.vocabulary import Endpoint, ShapeError
+
+RECEIVE = "polylect.receive"
+"""Where the ASGI scope keeps the server's own `receive`."""
+
+_NO_COOKIES_FOR = frozenset(
+    (
+        reasons.ERROR_REASON_CREDENTIAL_MISSING,
+        reasons.ERROR_REASON_CREDENTIAL_INVALID,
+        reasons.ERROR_REASON_ORIGIN_NOT_ALLOWED,
+    )
+)
+_GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+_GIF_HEADERS = (
+    ("Content-Type", "image/gif"),
+    ("Cache-Control", "no-store, no-cache, must-revalidate, private"),
+    ("Pragma", "no-cache"),
+    ("Expires", "0"),
+)
+
+
+class TakesEvents:
+    """What POST endpoints and pixels share."""
+
+    allowed_methods: str
+
+    def __init__(
+        self,
+        face: Face,
+        endpoint: Endpoint,
+        coalescer: Coalescer,
+        reader: BodyReader,
+        metrics: EndpointMetrics,
+        *,
+        development: bool,
+    ) -> None:
+        self.face = face
+        self.metrics = metrics
+        self._endpoint = endpoint
+        self._coalescer = coalescer
+        self._reader = reader
+        self._decoder = Decoder(face.dialect, endpoint)
+        cookie = face.dialect.visitor_cookie
+        self._jar = CookieJar(cookie) if cookie else None
+        self._development = development
+
+    async def on_options(self, req: Request, resp: Response) -> None:
+        """Answer a preflight, or say which methods there are."""
+        caller = self.face.read_caller(req)
+        if not caller.origin or "access-control-request-method" not in caller.headers:
+            allow = (("Allow", self.allowed_methods),)
+            self.face.send(resp, Answer(204, allow, b""), caller, await self._allows(caller))
+            self.metrics.count_answer(204)
+            return
+        try:
+            allowed = await self.face.allows(caller)
+        except CoreRefusal as refusal:
+            await self._refuse(resp, caller, reasons.ERROR_REASON_STORAGE_UNAVAILABLE, refusal.message, 1)
+            return
+        if not allowed:
+            await self._refuse(resp, caller, reasons.ERROR_REASON_ORIGIN_NOT_ALLOWED, "Origin not allowed")
+            return
+        requested = caller.headers.get("access-control-request-headers", "")
+        self.face.send(resp, Answer(204, (), b""), caller, origin_allowed=True)
+        for name, value in self.face.cors.for_preflight(caller.origin, requested):
+            resp.set_header(name, value)
+        self.metrics.count_answer(204)
+
+    async def take(self, req: Request, resp: Response) -> None:
+        """Take one request's events and answer what became of them."""
+        face = self.face
+        received_us = face.now_us()
+        caller = face.read_caller(req)
+        jar = self._jar
+        visitor = jar.read(caller.headers) if jar else None
+        request = ClientRequest()
+        try:
+            body = await self._reader.read(req.scope[RECEIVE], caller.headers)
+            arrival = Arrival(
+                headers=caller.headers,
+                query=_last_of_each(req) if req.query_string else {},
+                client_ip=caller.client_ip,
+                request_id=caller.request_id,
+                received_us=received_us,
+                cookie_id=visitor.visitor_id if visitor else "",
+            )
+            as_batch = self._decoder.decode(body, arrival, request)
+            is_own = True
+            if face.cors.asks_source and caller.origin and not (is_own := face.is_own(caller)):
+                request.origin = caller.origin
+            if jar and visitor:
+                jar.offer(visitor, request, received_us // 1000)
+            outcome = await self._coalescer.submit(request)
+        except ClientGone:
+            return
+        except ShapeError as error:
+            await self._refuse(resp, caller, error.reason, error.message)
+            return
+        except CoreRefusal as refusal:
+            await self._refuse(resp, caller, refusal.reason, refusal.message, refusal.retry_after_seconds)
+            return
+        answer = face.renderer.outcome(self._endpoint, outcome, as_batch, received_us // 1000)
+        cookies: list[str] = []
+        if jar and visitor and _may_set_cookies(outcome):
+            secure = not (self._development and is_plain_localhost(caller.own_origin))
+            cookies = jar.to_set(visitor, request, outcome, secure=secure)
+        face.send(resp, answer, caller, is_own or outcome.origin_allowed, cookies)
+        self.metrics.count_outcome(answer.status, outcome)
+
+    async def _refuse(
+        self,
+        resp: Response,
+        caller: Caller,
+        reason: reasons.ErrorReason.ValueType,
+        message: str,
+        retry_after_seconds: int = 0,
+    ) -> None:
+        await self.face.refuse(
+            resp, caller, self.metrics, reason, message, retry_after_seconds=retry_after_seconds
+        )
+
+    async def _allows(self, caller: Caller) -> bool:
+        try:
+            return await self.face.allows(caller)
+        except CoreRefusal:
+            return False
+
+
+class PostEndpoint(TakesEvents):
+    """An endpoint with a body."""
+
+    allowed_methods = "POST, OPTIONS"
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Take the body's events."""
+        await self.take(req, resp)
+
+
+class PixelEndpoint(TakesEvents):
+    """An endpoint whose every verdict looks the same: an image. The status tells, 2xx still means stored."""
+
+    allowed_methods = "GET, OPTIONS"
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Take the query's event."""
+        await self.take(req, resp)
+        resp.data = _GIF
+        for name, value in _GIF_HEADERS:
+            resp.set_header(name, value)
+
+
+def _last_of_each(req: Request) -> dict[str, str]:
+    return {name: value if isinstance(value, str) else value[-1] for name, value in req.params.items()}
+
+
+def _may_set_cookies(outcome: ClientOutcome) -> bool:
+    """Tell whether the answer is for an allowed origin with a good key: the rest learns and keeps nothing."""
+    return not outcome.HasField("refusal") or outcome.refusal.reason not in _NO_COOKIES_FOR

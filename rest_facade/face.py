@@ -1,0 +1,95 @@
+"""One dialect towards HTTP: what each of its answers carries beside status and body, whoever made the answer.
+
+That is the request id, the CORS headers the origin is entitled to, and a line in the counters.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+
+from falcon.asgi import Request, Response
+from polylect.v1.error_reason_pb2 import ErrorReason
+from polylect.v1.ingest_pb2 import RateLimit
+
+from rest_facade.address import AddressBook
+from rest_facade.caller import Caller, read_caller
+from rest_facade.core_refusal import CoreRefusal
+from rest_facade.cors import CorsHeaders
+from rest_facade.metrics import EndpointMetrics
+from rest_facade.origins import OriginBook
+from rest_facade.render import Answer, Renderer
+from rest_facade.vocabulary import Dialect
+
+Clock = Callable[[], datetime]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Face:
+    """Sends one dialect's answers."""
+
+    def __init__(self, dialect: Dialect, clock: Clock, addresses: AddressBook, origins: OriginBook) -> None:
+        self.dialect = dialect
+        self.renderer = Renderer(dialect)
+        self.cors = CorsHeaders(dialect.cors)
+        self._clock = clock
+        self._addresses = addresses
+        self._origins = origins
+        self._needs_own_origin = self.cors.asks_source or dialect.visitor_cookie is not None
+
+    def now_us(self) -> int:
+        """Give the time in microseconds since the epoch."""
+        return (self._clock() - _EPOCH) // _MICROSECOND
+
+    def read_caller(self, request: Request) -> Caller:
+        """Read who asks."""
+        return read_caller(request.scope, self._addresses, needs_own_origin=self._needs_own_origin)
+
+    def is_own(self, caller: Caller) -> bool:
+        """Tell whether the request comes from a page of the facade itself."""
+        return caller.origin.lower() == caller.own_origin
+
+    async def allows(self, caller: Caller) -> bool:
+        """Tell whether the origin may read answers, without a source to go by. Raises CoreRefusal."""
+        if not self.cors.asks_source or not caller.origin or self.is_own(caller):
+            return True
+        return await self._origins.allows(caller.origin)
+
+    def send(
+        self,
+        response: Response,
+        answer: Answer,
+        caller: Caller,
+        origin_allowed: bool,
+        cookies: Iterable[str] = (),
+    ) -> None:
+        """Fill the HTTP response."""
+        response.status = answer.status
+        response.data = answer.body
+        for name, value in answer.headers:
+            response.set_header(name, value)
+        for name, value in self.cors.for_answer(caller.origin, origin_allowed):
+            response.set_header(name, value)
+        response.set_header("X-Request-Id", caller.request_id)
+        for cookie in cookies:
+            response.append_header("Set-Cookie", cookie)
+
+    async def refuse(
+        self,
+        response: Response,
+        caller: Caller,
+        metrics: EndpointMetrics,
+        reason: ErrorReason.ValueType,
+        message: str,
+        *,
+        retry_after_seconds: int = 0,
+        rate: RateLimit | None = None,
+    ) -> None:
+        """Answer a request that got no verdict of the core."""
+        answer = self.renderer.refusal(reason, message, self.now_us() // 1000, rate, retry_after_seconds)
+        try:
+            allowed = await self.allows(caller)
+        except CoreRefusal:
+            allowed = False
+        self.send(response, answer, caller, allowed)
+        metrics.count_answer(answer.status, reason)

@@ -1,0 +1,211 @@
+"""GET /api/v1/stats: PULSE's question, answered by the core under the client's own key.
+
+Period and range are the wire's; the core knows only instants.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from falcon.asgi import Request, Response
+from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1.ingest_pb2 import RateLimit
+from polylect.v1.query_pb2 import STATS_METRIC_EVENT_COUNT, GetStatsRequest, StatsMetric
+
+from rest_facade import body_json
+from rest_facade.caller import Caller
+from rest_facade.core_link import CoreLink
+from rest_facade.core_refusal import CoreRefusal
+from rest_facade.decode import Arrival, credential_outside_body
+from rest_facade.face import Face
+from rest_facade.metrics import EndpointMetrics
+from rest_facade.render import JSON_TYPE, Answer
+from rest_facade.vocabulary import ShapeError
+
+PATH = "/api/v1/stats"
+
+_METRICS: Mapping[str, StatsMetric.ValueType] = {"event_count": STATS_METRIC_EVENT_COUNT}
+_PERIODS = {
+    "1h": timedelta(hours=1),
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+}
+_DEFAULT_PERIOD = "24h"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+# 9999-12-31, the last a Timestamp holds.
+_LAST_MS = 253_402_300_799_999
+_WINDOW_SECONDS = 60
+# What the core says of a query, as a client of this route reads it.
+_TEXTS = {
+    reasons.ERROR_REASON_CREDENTIAL_MISSING: "Invalid API key",
+    reasons.ERROR_REASON_NOT_FOUND: "Unknown site_id",
+}
+
+
+class _Question(NamedTuple):
+    site_id: str
+    metric: str
+    # As the answer repeats it.
+    period: str
+    occurred_from: datetime
+    occurred_until: datetime
+
+
+class StatsResource:
+    """Answers in the PULSE dialect."""
+
+    allowed_methods = "GET, OPTIONS"
+
+    def __init__(self, face: Face, link: CoreLink, metrics: EndpointMetrics) -> None:
+        self.face = face
+        self.metrics = metrics
+        self._link = link
+
+    async def on_options(self, req: Request, resp: Response) -> None:
+        """Answer a preflight, or say which methods there are."""
+        caller = self.face.read_caller(req)
+        self.face.send(
+            resp, Answer(204, (("Allow", self.allowed_methods),), b""), caller, origin_allowed=True
+        )
+        if caller.origin and "access-control-request-method" in caller.headers:
+            resp.delete_header("Allow")
+            requested = caller.headers.get("access-control-request-headers", "")
+            for name, value in self.face.cors.for_preflight(caller.origin, requested):
+                resp.set_header(name, value)
+            resp.set_header("Access-Control-Allow-Methods", self.allowed_methods)
+        self.metrics.count_answer(204)
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Answer one figure."""
+        now_us = self.face.now_us()
+        caller = self.face.read_caller(req)
+        query = {name: value if isinstance(value, str) else value[-1] for name, value in req.params.items()}
+        try:
+            question = _read_question(query, now_us // 1000)
+            credential = self._credential(caller, query)
+            value, metadata = await self._ask(question, credential)
+        except ShapeError as error:
+            await self._refuse(resp, caller, error.reason, error.message)
+            return
+        except CoreRefusal as refusal:
+            await self._refuse_for_core(resp, caller, refusal)
+            return
+        body = {
+            "success": True,
+            "data": {
+                "metric": question.metric,
+                "value": value,
+                "period": question.period,
+                "site_id": question.site_id,
+            },
+            "timestamp": now_us // 1000,
+        }
+        headers = (JSON_TYPE, *_rate_headers(_rate_limit(metadata), now_us // 1_000_000))
+        self.face.send(resp, Answer(200, headers, body_json.write(body)), caller, origin_allowed=True)
+        self.metrics.count_answer(200)
+
+    def _credential(self, caller: Caller, query: Mapping[str, str]) -> str:
+        arrival = Arrival(caller.headers, query, caller.client_ip, caller.request_id, 0, "")
+        for place in self.face.dialect.credentials:
+            credential = credential_outside_body(place, arrival)
+            # What gRPC metadata can't carry is no key.
+            if credential and credential.isascii() and credential.isprintable():
+                return credential
+        raise ShapeError(reasons.ERROR_REASON_CREDENTIAL_MISSING, "Invalid API key")
+
+    async def _ask(self, question: _Question, credential: str) -> tuple[int, Mapping[str, str]]:
+        request = GetStatsRequest(site_id=question.site_id, metric=_METRICS[question.metric])
+        request.occurred_from.FromDatetime(question.occurred_from)
+        request.occurred_until.FromDatetime(question.occurred_until)
+        response, metadata = await self._link.get_stats(request, credential)
+        return int(response.value), metadata
+
+    async def _refuse_for_core(self, resp: Response, caller: Caller, refusal: CoreRefusal) -> None:
+        reason = refusal.reason
+        if reason == reasons.ERROR_REASON_SITE_UNKNOWN:
+            # 404 on this route, as for anything asked for by name.
+            reason = reasons.ERROR_REASON_NOT_FOUND
+        message = _TEXTS.get(reason, refusal.message)
+        await self._refuse(
+            resp,
+            caller,
+            reason,
+            message,
+            retry_after_seconds=refusal.retry_after_seconds,
+            rate=_rate_limit(refusal.metadata),
+        )
+
+    async def _refuse(
+        self,
+        resp: Response,
+        caller: Caller,
+        reason: reasons.ErrorReason.ValueType,
+        message: str,
+        *,
+        retry_after_seconds: int = 0,
+        rate: RateLimit | None = None,
+    ) -> None:
+        await self.face.refuse(
+            resp, caller, self.metrics, reason, message, retry_after_seconds=retry_after_seconds, rate=rate
+        )
+
+
+def _read_question(query: Mapping[str, str], now_ms: int) -> _Question:
+    for name in ("site_id", "metric"):
+        if not query.get(name):
+            raise ShapeError(reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {name}", name)
+    metric = query["metric"]
+    if metric not in _METRICS:
+        raise ShapeError(reasons.ERROR_REASON_METRIC_UNKNOWN, f"Unknown metric: {metric[:64]}", "metric")
+    period = query.get("period", _DEFAULT_PERIOD)
+    if period not in _PERIODS:
+        raise ShapeError(
+            reasons.ERROR_REASON_FIELD_INVALID, f"period must be one of: {', '.join(_PERIODS)}", "period"
+        )
+    # The present millisecond is within the range.
+    until_ms = _read_ms(query, "end_date", now_ms + 1)
+    from_ms = _read_ms(query, "start_date", until_ms - _PERIODS[period] // _MILLISECOND)
+    if from_ms >= until_ms:
+        raise ShapeError(
+            reasons.ERROR_REASON_FIELD_INVALID, "start_date must be before end_date", "start_date"
+        )
+    return _Question(
+        query["site_id"], metric, period, _EPOCH + from_ms * _MILLISECOND, _EPOCH + until_ms * _MILLISECOND
+    )
+
+
+def _read_ms(query: Mapping[str, str], name: str, default: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return max(default, 0)
+    if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) <= _LAST_MS):
+        raise ShapeError(
+            reasons.ERROR_REASON_FIELD_INVALID,
+            f"{name} must be a Unix timestamp in milliseconds",
+            name,
+        )
+    return int(text)
+
+
+def _rate_limit(metadata: Mapping[str, str]) -> RateLimit | None:
+    try:
+        return RateLimit(
+            limit=int(metadata["ratelimit-limit"]),
+            remaining=int(metadata["ratelimit-remaining"]),
+            reset_seconds=int(metadata["ratelimit-reset"]),
+            window_seconds=_WINDOW_SECONDS,
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _rate_headers(rate: RateLimit | None, now_seconds: int) -> tuple[tuple[str, str], ...]:
+    if rate is None:
+        return ()
+    return (
+        ("X-RateLimit-Limit", str(rate.limit)),
+        ("X-RateLimit-Remaining", str(rate.remaining)),
+        ("X-RateLimit-Reset", str(now_seconds + rate.reset_seconds)),
+    )
