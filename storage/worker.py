@@ -65,7 +65,7 @@ class WorkerOptions:
     # After how many days events are dropped. 0: never.
     retention_days: int = 0
     # A claim takes whole queue rows, one at least, until it has so many items, or bytes.
-    claim_items: int = 5_000
+    claim_items: int = 2_000
     claim_bytes: int = 4 << 20
     # A claim of fewer items is followed by a pause, so that the next is worth its transaction.
     small_claim_items: int = 500

@@ -220,7 +220,7 @@ class Writer:
                     later.append(one)
             # Sorted, so that workers with keys in common wait for each other and never in a circle.
             rows = [(*key, firsts[key].event_id, firsts[key].row[_RECEIVED_AT]) for key in sorted(firsts)]
-            cursor = connection.execute(_REMEMBER, [*_columns(rows), self._dedup_window])
+            cursor = connection.execute(_REMEMBER, [*_array_literals(rows), self._dedup_window])
             fresh.update(event_id for (event_id,) in cursor)
             pending = later
         return [one for one in prepared if one.key is None or one.event_id in fresh]
@@ -228,7 +228,7 @@ class Writer:
 
 def _absent(connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:
     rows = [(one.event.source_id, one.event_id, one.row[_RECEIVED_AT]) for one in prepared]
-    present = {event_id for (event_id,) in connection.execute(_PRESENT, _columns(rows))}
+    present = {event_id for (event_id,) in connection.execute(_PRESENT, _array_literals(rows))}
     return [one for one in prepared if one.event_id not in present]
 
 
@@ -245,6 +245,14 @@ def _links_of(stored: Iterable[_Prepared]) -> list[tuple[str, str, str, str, str
                     (event.source_id, visitor, event.user_id), (one.event_id, one.row[_RECEIVED_AT])
                 )
     return [(*link, *links[link]) for link in sorted(links)]
+
+
+def _array_literals(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Give the columns as Postgres writes arrays; for ids and times, in which nothing needs quoting.
+
+    The driver looks at every element for that, which costs 5 µs an event.
+    """
+    return [f"{{{','.join(column)}}}" for column in zip(*rows, strict=True)]
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[list[str]]:
