@@ -150,6 +150,11 @@ class Settings(BaseSettings):
         """host:port of the core, an IPv6 address in brackets."""
         return self.core_address or join_host_port(self.local_host, self.grpc_port)
 
+    @property
+    def http_url(self) -> str:
+        """Where this machine reaches the facade."""
+        return f"http://{join_host_port(self.local_host, self.http_port)}"
+
 
 class SettingRow(NamedTuple):
     """One setting as `polylect config` shows it."""

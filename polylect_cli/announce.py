@@ -1,0 +1,66 @@
+"""What `polylect up` tells its operator: status lines on standard error, and once ready how to use it.
+
+Knows the documents' examples, which exist in demo mode only.
+"""
+
+import json
+import sys
+from datetime import UTC, datetime
+
+from polylect_cli.part import Say
+from polylect_cli.supervisor import Plan
+
+_DEMO = """
+Keys for trying out (demo mode only):
+  Pulsora  pub_123, sec_123                  PULSE    YOUR_API_KEY, pulse_dev_demo (site_abc123)
+  Apex     pk_live_xyz                       Datafly  dk_live_abc123
+
+Send an event:
+  curl {http}/api/ingest -H 'X-API-Token: pub_123' -d \
+'{{"type":"event","data":{{"visitor_fingerprint":"fp_1","session_id":"s_1","event_name":"signup"}}}}'
+  curl {http}/collect -H 'Authorization: Bearer YOUR_API_KEY' -d \
+'{{"site_id":"site_abc123","event_type":"page_view","timestamp":'$(date +%s000)',"session_id":"s_1"}}'
+  curl {http}/v1/t -H 'Authorization: Bearer dk_live_abc123' -d \
+'{{"type":"track","event":"Product Added","properties":{{"price":79.99}}}}'
+"""
+
+_KEYS = """
+Make a source and a key:
+  {command} source create shop
+  {command} key create shop --kind pulsora-public
+"""
+
+_LOOK = """
+See it:
+  {command} events
+  psql "$({command} database-url)" -c 'select kind, name, received_at from events order by received_at desc'
+
+Ctrl-C stops everything; nothing accepted is lost.
+"""
+
+
+def speaker(plan: Plan) -> Say:
+    """Give what tells the operator, in the form the parts' log lines have."""
+    as_json = plan.log.format == "json" or (plan.log.format == "auto" and not sys.stderr.isatty())
+
+    def say(level: str, sentence: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = f"{now} [{level}] supervisor: {sentence}"
+        if as_json:
+            line = json.dumps({"event": sentence, "level": level, "timestamp": now, "part": "supervisor"})
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    return say
+
+
+def ready_text(plan: Plan, seconds: float, command: str) -> str:
+    """Tell that all runs, where, and what to do next. `command` is how `polylect` is called here."""
+    http = plan.http_url
+    database = "DATABASE_URL" if plan.database_url else f"embedded, in {plan.data_dir}"
+    head = (
+        f"\nPolylect is ready ({plan.mode} mode, {seconds:.1f} s).\n"
+        f"  HTTP  {http}\n  gRPC  {plan.grpc_target}\n  Database  {database}\n"
+    )
+    body = _DEMO if plan.mode == "demo" else _KEYS
+    return head + (body + _LOOK).format(http=http, command=command)

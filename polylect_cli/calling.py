@@ -1,0 +1,104 @@
+"""How the command line speaks to the core: as its administrator, over gRPC.
+
+Hides the channel, the credential and the translation of refusals into sentences.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar, cast
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from grpc_status import rpc_status
+from polylect.v1.query_pb2_grpc import QueryServiceStub
+from polylect.v1.source_pb2_grpc import SourceServiceStub
+
+from polylect_cli.output import EXIT_UNREACHABLE, CommandError
+from polylect_cli.settings import Settings, load_settings, token
+
+_TIMEOUT_SECONDS = 10.0
+
+Response = TypeVar("Response")
+
+
+class Core:
+    """A connection to the running core."""
+
+    def __init__(self, settings: Settings, channel: grpc.Channel, admin_token: str) -> None:
+        self.sources = SourceServiceStub(channel)
+        self.queries = QueryServiceStub(channel)
+        self._target = settings.core_target
+        self._metadata = (("authorization", f"Bearer {admin_token}"),)
+
+    def call(self, method: Callable[..., Response], request: Any) -> Response:
+        """Call; raises CommandError for every refusal."""
+        try:
+            return method(request, metadata=self._metadata, timeout=_TIMEOUT_SECONDS)
+        except grpc.RpcError as error:
+            raise _explained(error, self._target) from error
+
+
+@contextmanager
+def connected() -> Iterator[Core]:
+    """Open a connection for one command."""
+    settings = load_settings()
+    admin_token = token(settings, "admin")
+    if admin_token is None:
+        raise CommandError(
+            f"no admin token: {settings.data_dir / 'admin_token'} does not exist yet. Start Polylect here "
+            "first (make run), set POLYLECT_DATA_DIR to where it runs, or set POLYLECT_ADMIN_TOKEN",
+            EXIT_UNREACHABLE,
+        )
+    with _channel(settings) as channel:
+        yield Core(settings, channel, admin_token)
+
+
+def _channel(settings: Settings) -> grpc.Channel:
+    if settings.core_tls_ca is None:
+        return grpc.insecure_channel(settings.core_target)
+    key = settings.core_tls_key.read_bytes() if settings.core_tls_key else None
+    chain = settings.core_tls_cert.read_bytes() if settings.core_tls_cert else None
+    credentials = grpc.ssl_channel_credentials(settings.core_tls_ca.read_bytes(), key, chain)
+    return grpc.secure_channel(settings.core_target, credentials)
+
+
+def _explained(error: grpc.RpcError, target: str) -> CommandError:
+    # The error of a call is also that call, which the stubs can't say.
+    status = rpc_status.from_call(cast("grpc.Call", error))
+    details = list(status.details) if status else []
+    code, said = error.code(), error.details() or ""
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) and not details:
+        return CommandError(
+            f"no core answers at {target}: is it running (make run, polylect up)? "
+            "POLYLECT_GRPC_PORT or POLYLECT_CORE_ADDRESS say where to look",
+            EXIT_UNREACHABLE,
+        )
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return CommandError(
+            f"the core at {target} does not know this admin token: POLYLECT_DATA_DIR or POLYLECT_ADMIN_TOKEN "
+            "must be the running core's"
+        )
+    for detail in details:
+        fault, info = BadRequest(), ErrorInfo()
+        if detail.Unpack(fault):
+            fields = "; ".join(f"{one.field}: {one.description}" for one in fault.field_violations)
+            said = f"{said} ({fields})" if fields and fields not in said else said
+        elif detail.Unpack(info) and not said:
+            said = info.reason
+    return CommandError(said or code.name)
+
+
+def time_text(moment: Timestamp) -> str:
+    """Give a time for people and programs: ISO 8601 in UTC, "" when not set."""
+    if not moment.seconds and not moment.nanos:
+        return ""
+    return moment.ToDatetime(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_timestamp(moment: datetime) -> Timestamp:
+    """Give a protobuf time."""
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

@@ -1,0 +1,139 @@
+"""`polylect events`: what was stored, latest first.
+
+Hides how an event is shown: to people a line, to programs the canonical event with its JSON members as
+objects, digit by digit as they were sent.
+"""
+
+import time
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.type.money_pb2 import Money
+from polylect.v1.event_pb2 import Event, EventKind
+from polylect.v1.query_pb2 import ListEventsRequest
+
+from polylect_cli.calling import Core, connected, time_text
+from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table, printable
+
+_PREFIX = "EVENT_KIND_"
+_KINDS = ("page", "track", "identify", "group", "revenue")
+_COLUMNS = ("received", "kind", "name", "visitor", "user", "source", "dialect")
+_FOLLOW_PAUSE_SECONDS = 0.5
+# Rows of one claim become visible together, somewhat after they were received.
+_FOLLOW_OVERLAP = timedelta(seconds=30)
+_PAGE_SIZE = 1_000
+
+
+def events(
+    source: Annotated[str, typer.Option(help="Name or id of the source.")] = "",
+    kind: Annotated[str, typer.Option(metavar="|".join(_KINDS), help="This kind only.")] = "",
+    name: Annotated[str, typer.Option(help="This name only.")] = "",
+    user: Annotated[str, typer.Option(help="This user_id only.")] = "",
+    visitor: Annotated[str, typer.Option(help="This anonymous_id only.")] = "",
+    dialect: Annotated[str, typer.Option(help="pulsora, pulse, apex, datafly or grpc.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Then go on with new ones; Ctrl-C ends.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """List the latest events, newest first (with --follow: newest last)."""
+    if kind and kind not in _KINDS:
+        raise CommandError(
+            f"--kind {kind}: there is no such kind; give one of {', '.join(_KINDS)}", EXIT_USAGE
+        )
+    request = ListEventsRequest(
+        source=source,
+        kind=EventKind.Value(_PREFIX + kind.upper()) if kind else EventKind.EVENT_KIND_UNSPECIFIED,
+        name=name,
+        user_id=user,
+        anonymous_id=visitor,
+        dialect=dialect,
+    )
+    with connected() as core:
+        latest = _latest(core, request, limit)
+        if follow:
+            _follow(core, request, latest, as_json)
+        elif as_json:
+            for event in latest:
+                print_json(as_document(event))
+        elif latest:
+            print_table(_COLUMNS, map(_row, latest))
+        else:
+            print_line("no events yet; `polylect send --help` shows how to send one")
+
+
+def _latest(core: Core, request: ListEventsRequest, limit: int) -> list[Event]:
+    found: list[Event] = []
+    page = ListEventsRequest()
+    page.CopyFrom(request)
+    while len(found) < limit:
+        page.page_size = min(limit - len(found), _PAGE_SIZE)
+        answer = core.call(core.queries.ListEvents, page)
+        found += answer.events
+        page.page_token = answer.next_page_token
+        if not answer.next_page_token:
+            break
+    return found
+
+
+def _follow(core: Core, request: ListEventsRequest, latest: list[Event], as_json: bool) -> None:
+    seen: dict[str, int] = {}
+    while True:
+        for event in reversed(latest):
+            if event.event_id not in seen:
+                seen[event.event_id] = event.received_at.seconds
+                print_json(as_document(event)) if as_json else print_line(
+                    "  ".join(filter(None, _row(event)))
+                )
+        if latest:
+            oldest = latest[0].received_at.ToDatetime() - _FOLLOW_OVERLAP
+            request.received_from.FromDatetime(oldest)
+            seen = {key: at for key, at in seen.items() if at >= request.received_from.seconds}
+        time.sleep(_FOLLOW_PAUSE_SECONDS)
+        latest = _latest(core, request, 100 * _PAGE_SIZE)
+
+
+def _line(event: Event) -> str:
+    return printable("  ".join(filter(None, _row(event))))
+
+
+def _row(event: Event) -> tuple[str, ...]:
+    return (
+        time_text(event.received_at),
+        _kind(event),
+        event.name or event.page.path or event.page.url,
+        event.anonymous_id,
+        event.user_id,
+        event.source_id,
+        event.provenance.dialect,
+    )
+
+
+def as_document(event: Event) -> dict[str, Any]:
+    """Give the event for programs: canonical names, kind as in the table, money as decimal text."""
+    document: dict[str, Any] = MessageToDict(event, preserving_proto_field_name=True)
+    document["kind"] = _kind(event)
+    for name in ("properties", "traits", "context"):
+        text = document.pop(f"{name}_json", None)
+        if text:
+            document[name] = msgspec.Raw(text.encode())
+    if event.HasField("revenue"):
+        revenue = event.revenue
+        document["revenue"] |= {"amount": _decimal(revenue.amount), "currency": revenue.amount.currency_code}
+        if revenue.HasField("mrr_impact"):
+            document["revenue"]["mrr_impact"] = _decimal(revenue.mrr_impact)
+    return document
+
+
+def _kind(event: Event) -> str:
+    return EventKind.Name(event.kind).removeprefix(_PREFIX).lower()
+
+
+def _decimal(money: Money) -> str:
+    exact = (Decimal(money.units) + Decimal(money.nanos).scaleb(-9)).normalize()
+    return f"{exact:f}"
