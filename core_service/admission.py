@@ -1,0 +1,306 @@
+"""The pipeline a client's request goes through; hides its order.
+
+credential → origin → quota → scope → each event: permission, shape, clock, site → stamp. All is decided from
+memory; making it durable is `commit`'s. A bad credential learns nothing of what comes after it, and a missing
+permission is told before a wrong shape.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from google.protobuf.timestamp_pb2 import Timestamp
+from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1 import event_pb2, ingest_pb2
+from polylect.v1.error_reason_pb2 import Rejection
+from polylect.v1.event_pb2 import Event
+from polylect.v1.ingest_pb2 import ClientItem, ClientOutcome, ClientRequest, EventResult
+from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from uuid_utils import uuid7
+
+from core_service.direct import normalize
+from core_service.errors import CoreError, Objection
+from core_service.fingerprint import Fingerprints
+from core_service.keys import KeyEntry, KeyRing
+from core_service.limits import QuotaCounters, QuotaState
+from core_service.meaning import shape_objection, time_objection
+
+_REVENUE = event_pb2.EVENT_KIND_REVENUE
+_PULSE = ingest_pb2.KEY_KIND_PULSE
+
+MISSING_CREDENTIAL = Objection(reasons.ERROR_REASON_CREDENTIAL_MISSING, "No credential was given")
+INVALID_CREDENTIAL = Objection(reasons.ERROR_REASON_CREDENTIAL_INVALID, "The credential is not valid here")
+_FOREIGN_ORIGIN = Objection(reasons.ERROR_REASON_ORIGIN_NOT_ALLOWED, "The origin is not one of the source's")
+_NO_WRITE_SCOPE = Objection(reasons.ERROR_REASON_SCOPE_MISSING, "The key lacks the scope events:write")
+_NO_REVENUE = Objection(reasons.ERROR_REASON_REVENUE_NOT_PERMITTED, "Revenue events require secret token")
+_NO_EVENT = Objection(reasons.ERROR_REASON_KIND_UNKNOWN, "The item holds no event")
+_UNKNOWN_SITE = Objection(reasons.ERROR_REASON_SITE_UNKNOWN, "Invalid site_id", "site_id")
+_NO_SITE = Objection(reasons.ERROR_REASON_FIELD_MISSING, "Missing required field: site_id", "site_id")
+
+_read_shallow = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Receipt:
+    """What all events of one request have in common, and what became of them."""
+
+    __slots__ = (
+        "client_ip",
+        "dialect",
+        "endpoint",
+        "events",
+        "key",
+        "max_age_seconds",
+        "quarantined",
+        "received_at",
+        "request_id",
+        "results",
+        "vendor_ids",
+    )
+
+    def __init__(
+        self, key: KeyEntry, received_at: Timestamp, dialect: str, endpoint: str, request_id: str
+    ) -> None:
+        """Start with no event judged."""
+        self.key = key
+        self.received_at = received_at
+        self.dialect = dialect
+        self.endpoint = endpoint
+        self.request_id = request_id
+        self.client_ip = ""
+        self.max_age_seconds = 0
+        self.vendor_ids: Mapping[str, str] = {}
+        self.results: list[EventResult] = []
+        self.events: list[Event] = []
+        self.quarantined: list[QuarantinedEvent] = []
+
+
+class Admission:
+    """Judges requests, and each of their events by itself."""
+
+    def __init__(self, keys: KeyRing, quotas: QuotaCounters, fingerprints: Fingerprints) -> None:
+        """Judge by these."""
+        self._keys = keys
+        self._quotas = quotas
+        self._fingerprints = fingerprints
+
+    def enter(self, request: ClientRequest, outcome: ClientOutcome, now: float) -> KeyEntry | None:
+        """Let a client's request in, or write its refusal to `outcome`; quota and CORS go there too."""
+        credential = request.credential
+        origin = request.origin
+        key = self._keys.find(credential, now) if credential else None
+        if key is None or key.kind not in request.accepted_kinds:
+            if origin:
+                outcome.origin_allowed = self._keys.any_source_allows(origin)
+            write_rejection(outcome.refusal, INVALID_CREDENTIAL if credential else MISSING_CREDENTIAL)
+            return None
+        source = key.source
+        if source.cookie_domain:
+            outcome.cookie_domain = source.cookie_domain
+        if origin:
+            if not source.origins.allow(origin):
+                write_rejection(outcome.refusal, _FOREIGN_ORIGIN)
+                return None
+            outcome.origin_allowed = True
+        objection = self._count(request, outcome, key, now)
+        if objection is None and not key.may_write:
+            objection = _NO_WRITE_SCOPE
+        if objection is not None:
+            write_rejection(outcome.refusal, objection)
+            return None
+        return key
+
+    def enter_direct(self, key: KeyEntry, now: float) -> None:
+        """Let a gRPC caller in. Raises CoreError: quota, scope."""
+        if key.source.rate_limit is not None and key.source.rate_limit[0]:
+            limit, window_seconds = key.source.rate_limit
+            state = self._quotas.take(("grpc", key.source.source_id), limit, window_seconds, 1, now)
+            if not state.admitted:
+                raise CoreError(
+                    *_over_quota(limit, window_seconds, 1)[:2], retry_after_seconds=state.retry_after_seconds
+                )
+        if not key.may_write:
+            raise CoreError(*_NO_WRITE_SCOPE[:2])
+
+    def judge(
+        self, request: ClientRequest, outcome: ClientOutcome, key: KeyEntry, received_at: Timestamp
+    ) -> Receipt:
+        """Judge the items of a request that was let in. Needs the day's salt where an item asks for it."""
+        receipt = Receipt(key, received_at, request.dialect, request.endpoint, request.request_id)
+        receipt.client_ip = request.client_ip
+        receipt.max_age_seconds = request.max_age_seconds
+        vendor_cookies = key.source.vendor_cookies
+        if vendor_cookies and request.vendor_ids:
+            given = request.vendor_ids
+            receipt.vendor_ids = {name: given[name] for name in vendor_cookies if name in given}
+            outcome.vendor_cookies.extend(receipt.vendor_ids)
+        for item in request.items:
+            self._judge_item(item, receipt)
+        return receipt
+
+    def judge_direct(self, events: Sequence[Event], receipt: Receipt) -> None:
+        """Judge the events of a gRPC caller into `receipt`."""
+        for event in events:
+            raw = event.SerializeToString()
+            objection = normalize(event)
+            if objection is None:
+                provenance = event.provenance
+                provenance.dialect = receipt.dialect
+                provenance.endpoint = receipt.endpoint
+                provenance.request_id = receipt.request_id
+                objection = _event_objection(event, receipt)
+            if objection is None:
+                _stamp(event, receipt)
+            else:
+                _refuse(_rejection(objection), raw, receipt)
+
+    def _count(
+        self, request: ClientRequest, outcome: ClientOutcome, key: KeyEntry, now: float
+    ) -> Objection | None:
+        quota = request.quota
+        own = key.source.rate_limit
+        limit, window_seconds = own if own is not None else (quota.limit, quota.window_seconds)
+        if not limit or not window_seconds:
+            return None
+        if quota.scope == ingest_pb2.QUOTA_SCOPE_CLIENT_IP:
+            counted = request.client_ip
+        elif quota.scope == ingest_pb2.QUOTA_SCOPE_KEY:
+            counted = key.key_id
+        else:
+            counted = ""
+        cost = len(request.items) if quota.counts_events else 1
+        name = (quota.name, key.source.source_id, counted)
+        state = self._quotas.take(name, limit, window_seconds, cost, now)
+        _write_rate_limit(outcome, state, limit, window_seconds)
+        return None if state.admitted else _over_quota(limit, window_seconds, cost)
+
+    def _judge_item(self, item: ClientItem, receipt: Receipt) -> None:
+        if item.HasField("event"):
+            event = item.event
+            if item.fingerprint_visitor:
+                event.anonymous_id = self._fingerprints.make(
+                    event.client_ip or receipt.client_ip,
+                    event.device.user_agent,
+                    receipt.key.source.source_id,
+                    receipt.received_at.seconds,
+                )
+            objection = _event_objection(event, receipt)
+            if objection is None:
+                if receipt.vendor_ids:
+                    event.context_json = _with_vendor_ids(event.context_json, receipt.vendor_ids)
+                _stamp(event, receipt)
+                return
+            rejection = _rejection(objection)
+        elif item.kind == _REVENUE and not receipt.key.may_write_revenue:
+            rejection = _rejection(_NO_REVENUE)
+        else:
+            rejection = item.rejection if item.HasField("rejection") else _rejection(_NO_EVENT)
+        _refuse(rejection, item.raw, receipt)
+
+
+def received_at_of(request: ClientRequest, clock: Callable[[], datetime]) -> Timestamp:
+    """Give when the facade received the request; now, if it didn't say."""
+    if request.HasField("received_at"):
+        return request.received_at
+    return timestamp_of(clock())
+
+
+def timestamp_of(moment: datetime) -> Timestamp:
+    """Give an aware datetime as a Timestamp."""
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment.astimezone(UTC))
+    return timestamp
+
+
+def write_rejection(target: Rejection, objection: Objection) -> None:
+    """Write an objection into a message."""
+    target.reason, target.message, target.field = objection
+
+
+def _rejection(objection: Objection) -> Rejection:
+    return Rejection(reason=objection.reason, message=objection.message, field=objection.field)
+
+
+def _over_quota(limit: int, window_seconds: int, cost: int) -> Objection:
+    quota = f"the quota of {limit} per {window_seconds} s"
+    if cost > limit:
+        message = f"A request that counts {cost} never fits {quota}; send fewer events at once"
+    else:
+        message = f"Rate limit exceeded: {quota} is used up"
+    return Objection(reasons.ERROR_REASON_RATE_LIMITED, message)
+
+
+def _write_rate_limit(outcome: ClientOutcome, state: QuotaState, limit: int, window_seconds: int) -> None:
+    target = outcome.rate_limit
+    target.limit = limit
+    target.remaining = state.remaining
+    target.reset_seconds = state.reset_seconds
+    target.window_seconds = window_seconds
+    if not state.admitted:
+        target.retry_after_seconds = state.retry_after_seconds
+
+
+def _event_objection(event: Event, receipt: Receipt) -> Objection | None:
+    key = receipt.key
+    if event.kind == _REVENUE and not key.may_write_revenue:
+        return _NO_REVENUE
+    objection = shape_objection(event) or time_objection(event, receipt.received_at, receipt.max_age_seconds)
+    if objection is not None:
+        return objection
+    provenance = event.provenance
+    site_id = provenance.site_id
+    if site_id:
+        stored_site = key.sites.get(site_id)
+        if stored_site is None:
+            return _UNKNOWN_SITE
+        if stored_site != site_id:
+            provenance.site_id = stored_site
+    elif key.kind == _PULSE:
+        if not key.only_site:
+            return _NO_SITE
+        provenance.site_id = key.only_site
+    return None
+
+
+def _stamp(event: Event, receipt: Receipt) -> None:
+    event_id = str(uuid7())
+    event.event_id = event_id
+    event.source_id = receipt.key.source.source_id
+    event.received_at.CopyFrom(receipt.received_at)
+    if not event.HasField("occurred_at"):
+        event.occurred_at.CopyFrom(receipt.received_at)
+    if not event.client_ip:
+        event.client_ip = receipt.client_ip
+    receipt.events.append(event)
+    receipt.results.append(EventResult(event_id=event_id))
+
+
+def _refuse(rejection: Rejection, raw: bytes, receipt: Receipt) -> None:
+    # A field name may be the client's own words, and U+0000 is what no text column takes.
+    stored = Rejection(
+        reason=rejection.reason,
+        message=rejection.message.replace("\0", ""),
+        field=rejection.field.replace("\0", ""),
+    )
+    refused = QuarantinedEvent(
+        quarantine_id=str(uuid7()),
+        source_id=receipt.key.source.source_id,
+        rejection=stored,
+        raw=raw,
+        received_at=receipt.received_at,
+        dialect=receipt.dialect,
+        endpoint=receipt.endpoint,
+        request_id=receipt.request_id,
+        client_ip=receipt.client_ip,
+    )
+    receipt.quarantined.append(refused)
+    receipt.results.append(EventResult(rejection=rejection))
+
+
+def _with_vendor_ids(context_json: str, vendor_ids: Mapping[str, str]) -> str:
+    # Read one level deep only: everything the client wrote stays the text it was.
+    context = _read_shallow(context_json.encode()) if context_json else {}
+    own: dict[str, object] = dict(vendor_ids)
+    theirs = context.get("vendor_ids")
+    if theirs is not None and bytes(theirs).lstrip().startswith(b"{"):
+        own = {**_read_shallow(theirs), **own}
+    return msgspec.json.encode({**context, "vendor_ids": own}).decode()

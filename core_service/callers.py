@@ -1,0 +1,116 @@
+"""Who calls; hides how `authorization` metadata is read and compared.
+
+A caller is the admin, the facade, or the holder of a client key. The first two have tokens the operator set.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from hmac import compare_digest
+from typing import Any, NamedTuple
+
+import grpc
+from polylect.v1 import error_reason_pb2 as reasons
+
+from core_service.admission import INVALID_CREDENTIAL, MISSING_CREDENTIAL
+from core_service.errors import CoreError
+from core_service.keys import KeyEntry, KeyRing
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Caller(NamedTuple):
+    """Exactly one of the three is true or set."""
+
+    is_admin: bool
+    is_facade: bool
+    key: KeyEntry | None
+
+
+class Callers:
+    """Tells callers apart and holds them to their role."""
+
+    def __init__(
+        self, keys: KeyRing, clock: Callable[[], datetime], *, admin_token: str, facade_token: str
+    ) -> None:
+        """Know both roles' tokens; an empty one is nobody's."""
+        self._keys = keys
+        self._clock = clock
+        self._admin_token = admin_token.encode()
+        self._facade_token = facade_token.encode()
+
+    def key_of(self, secret: str) -> KeyEntry:
+        """Give the valid key of that secret. Raises CoreError."""
+        key = self._keys.find(secret, self._clock().timestamp())
+        if key is None:
+            raise CoreError(*INVALID_CREDENTIAL[:2])
+        return key
+
+    def require_admin(self, context: Context) -> None:
+        """Raise CoreError unless the admin calls."""
+        if not self._resolve(context).is_admin:
+            raise _forbidden("This call needs the admin credential")
+
+    def require_facade(self, context: Context) -> None:
+        """Raise CoreError unless the facade calls."""
+        # The one hot call: no look at the keys when the token is right.
+        if not _same(bearer_token(context), self._facade_token) and not self._resolve(context).is_facade:
+            raise _forbidden("This call needs the facade's credential")
+
+    def require_facade_or_admin(self, context: Context) -> None:
+        """Raise CoreError unless one of the two calls."""
+        caller = self._resolve(context)
+        if not caller.is_facade and not caller.is_admin:
+            raise _forbidden("This call needs the facade's or the admin credential")
+
+    def require_key(self, context: Context) -> KeyEntry:
+        """Give the calling key. Raises CoreError."""
+        key = self._resolve(context).key
+        if key is None:
+            raise _forbidden("This call needs the key of a source")
+        return key
+
+    def require_admin_or_key(self, context: Context) -> KeyEntry | None:
+        """Give the calling key; None when the admin calls. Raises CoreError."""
+        caller = self._resolve(context)
+        if caller.is_facade:
+            raise _forbidden("This call needs the admin credential or a key")
+        return caller.key
+
+    def _resolve(self, context: Context) -> Caller:
+        token = bearer_token(context)
+        if not token:
+            raise CoreError(*MISSING_CREDENTIAL[:2])
+        is_admin = _same(token, self._admin_token)
+        is_facade = _same(token, self._facade_token)
+        if is_admin or is_facade:
+            return Caller(is_admin, not is_admin, None)
+        return Caller(False, False, self.key_of(token))
+
+
+def require_scope(key: KeyEntry | None, scope: str) -> None:
+    """Raise CoreError unless the key has the scope; None is the admin, who has all."""
+    if key is not None and not key.allows(scope):
+        raise _forbidden(f"The key lacks the scope {scope}")
+
+
+def bearer_token(context: Context) -> str:
+    """Give what follows Bearer in the call's `authorization`; "" when there is none."""
+    value = metadata_value(context, "authorization")
+    scheme, _, token = value.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def metadata_value(context: Context, name: str) -> str:
+    """Give the first value of that name; "" when there is none."""
+    for key, value in context.invocation_metadata() or ():
+        if key == name:
+            return value if isinstance(value, str) else value.decode("latin-1")
+    return ""
+
+
+def _same(token: str, expected: bytes) -> bool:
+    return bool(expected) and compare_digest(token.encode(), expected)
+
+
+def _forbidden(message: str) -> CoreError:
+    return CoreError(reasons.ERROR_REASON_SCOPE_MISSING, message)

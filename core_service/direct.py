@@ -1,0 +1,271 @@
+"""Events as gRPC callers give them; hides how they become what a dialect would have made of them.
+
+Does for a direct caller what the facade does for HTTP: free-form JSON checked, Structs turned to JSON text,
+U+0000 taken out, the core's own fields cleared. Events of the facade never come here.
+"""
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from ipaddress import ip_address
+from math import isfinite
+from typing import Any, Literal, cast
+
+import msgspec
+from google.protobuf import struct_pb2
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.type.money_pb2 import Money
+from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1 import event_pb2
+from polylect.v1.event_pb2 import Campaign, Device, Event, Geo, Page, Provenance, Revenue
+
+from core_service.errors import Objection
+
+EVENT_BYTES = 4 * 1024 * 1024
+_JSON_BYTES = 1024 * 1024
+_JSON_DEPTH = 32
+# Postgres' numeric goes to 131,072 digits before the point; nobody means so many.
+_NUMBER_DIGITS = 1_000
+_NUMBER_BITS = 3_322
+# Beyond it a double is no exact integer, and its digits would be invented.
+_EXACT_INTEGER = 2**53
+_NANOS = 1_000_000_000
+_CURRENCY = re.compile("[A-Z]{3}", re.ASCII)
+_COUNTRY = re.compile("[A-Z]{2}", re.ASCII)
+_REVENUE_TYPES = ("purchase", "subscription", "renewal", "upgrade", "downgrade", "churn", "refund")
+_CORE_OWNED: tuple[Literal["event_id", "source_id", "received_at", "sanitized"], ...] = (
+    "event_id",
+    "source_id",
+    "received_at",
+    "sanitized",
+)
+# Messages with text of their own.
+_NESTED = (Page, Campaign, Device, Geo, Revenue, Provenance)
+_FREE_FORM: tuple[Literal["properties", "traits", "context"], ...] = ("properties", "traits", "context")
+
+_decoder = msgspec.json.Decoder(float_hook=Decimal)
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+
+class _Unfit(Exception):
+    def __init__(self, objection: Objection) -> None:
+        super().__init__(objection.message)
+        self.objection = objection
+
+
+def normalize(event: Event) -> Objection | None:
+    """Bring the event into canonical form in place, or tell what is wrong with it.
+
+    What is wrong with any dialect's event (`meaning`) is not looked for here.
+    """
+    if event.ByteSize() > EVENT_BYTES:
+        message = f"The event is larger than {EVENT_BYTES} bytes"
+        return Objection(reasons.ERROR_REASON_EVENT_TOO_LARGE, message)
+    for owned in _CORE_OWNED:
+        event.ClearField(owned)
+    if _strip_nul(event):
+        event.sanitized = True
+    try:
+        for name in _FREE_FORM:
+            _normalize_object(event, name)
+        _check_address(event)
+        country = event.geo.country
+        is_country = not country or _COUNTRY.fullmatch(country)
+        _require(is_country, "geo.country", "geo.country is not two upper-case letters")
+        if event.kind == event_pb2.EVENT_KIND_REVENUE and event.HasField("revenue"):
+            _normalize_revenue(event.revenue)
+    except _Unfit as unfit:
+        return unfit.objection
+    return None
+
+
+def _strip_nul(message: Message) -> bool:
+    found = False
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_STRING:
+            # Inside JSON text a raw U+0000 is a syntax error, not a character.
+            if "\0" in value and not field.name.endswith("_json"):
+                setattr(message, field.name, value.replace("\0", ""))
+                found = True
+        elif isinstance(value, _NESTED):
+            found = _strip_nul(value) or found
+    return found
+
+
+def _normalize_object(event: Event, name: Literal["properties", "traits", "context"]) -> None:
+    given = event.WhichOneof(cast("Any", f"{name}_format"))
+    if given is None:
+        return
+    if given == name:
+        tree: Any = _from_struct(getattr(event, name), name, 1)
+        tree, stripped = _without_nul(tree)
+        text = _encoder.encode(tree).decode()
+        if len(text.encode()) > _JSON_BYTES:
+            raise _Unfit(_too_large(name))
+        setattr(event, f"{name}_json", text)
+    else:
+        text = getattr(event, given)
+        if not text:
+            event.ClearField(given)
+            return
+        tree = _read_object(text, given)
+        tree, stripped = _without_nul(tree)
+        if stripped:
+            setattr(event, given, _encoder.encode(tree).decode())
+    if stripped:
+        event.sanitized = True
+
+
+def _read_object(text: str, field: str) -> dict[str, Any]:
+    encoded = text.encode()
+    if len(encoded) > _JSON_BYTES:
+        raise _Unfit(_too_large(field))
+    try:
+        tree = _decoder.decode(encoded)
+    except RecursionError:
+        raise _Unfit(_too_deep(field)) from None
+    except (msgspec.ValidationError, ArithmeticError):
+        # Untyped, the decoder only ever finds fault with numbers.
+        raise _Unfit(_out_of_range(field)) from None
+    except (msgspec.MsgspecError, ValueError):
+        raise _Unfit(_unreadable(field)) from None
+    if not isinstance(tree, dict):
+        raise _Unfit(_unreadable(field))
+    _check(tree, field, 1)
+    return tree
+
+
+def _check(node: object, field: str, depth: int) -> None:
+    if isinstance(node, dict | list):
+        if depth > _JSON_DEPTH:
+            raise _Unfit(_too_deep(field))
+        for child in node.values() if isinstance(node, dict) else node:
+            _check(child, field, depth + 1)
+    elif isinstance(node, Decimal):
+        if abs(node.adjusted()) > _NUMBER_DIGITS or len(node.as_tuple().digits) > _NUMBER_DIGITS:
+            raise _Unfit(_out_of_range(field))
+    elif isinstance(node, int) and node.bit_length() > _NUMBER_BITS:
+        raise _Unfit(_out_of_range(field))
+
+
+def _from_struct(struct: struct_pb2.Struct, field: str, depth: int) -> dict[str, Any]:
+    if depth > _JSON_DEPTH:
+        raise _Unfit(_too_deep(field))
+    fields: Mapping[str, struct_pb2.Value] = struct.fields
+    return {key: _from_value(value, field, depth) for key, value in fields.items()}
+
+
+def _from_value(value: struct_pb2.Value, field: str, depth: int) -> object:
+    match value.WhichOneof("kind"):
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "number_value":
+            return _from_double(value.number_value, field)
+        case "struct_value":
+            return _from_struct(value.struct_value, field, depth + 1)
+        case "list_value":
+            if depth >= _JSON_DEPTH:
+                raise _Unfit(_too_deep(field))
+            return [_from_value(one, field, depth + 1) for one in value.list_value.values]
+        case _:
+            return None
+
+
+def _from_double(number: float, field: str) -> int | float:
+    if not isfinite(number):
+        raise _Unfit(_unreadable(field))
+    return int(number) if number.is_integer() and abs(number) <= _EXACT_INTEGER else number
+
+
+def _without_nul(node: Any) -> tuple[Any, bool]:
+    if isinstance(node, str):
+        return (node.replace("\0", ""), True) if "\0" in node else (node, False)
+    if isinstance(node, list):
+        pairs = [_without_nul(child) for child in node]
+        return [child for child, _ in pairs], any(changed for _, changed in pairs)
+    if isinstance(node, dict):
+        found = False
+        clean = {}
+        for key, child in node.items():
+            clean_key, key_changed = _without_nul(key)
+            clean[clean_key], child_changed = _without_nul(child)
+            found = found or key_changed or child_changed
+        return clean, found
+    return node, False
+
+
+def _check_address(event: Event) -> None:
+    text = event.client_ip
+    if not text:
+        return
+    try:
+        # An interface name after % is nothing an inet column takes.
+        is_address = "%" not in text and bool(ip_address(text))
+    except ValueError:
+        is_address = False
+    _require(is_address, "client_ip", "client_ip is not an IPv4 or IPv6 address")
+
+
+def _normalize_revenue(revenue: Revenue) -> None:
+    revenue.event_type = revenue.event_type or "purchase"
+    types = ", ".join(_REVENUE_TYPES)
+    _require(
+        revenue.event_type in _REVENUE_TYPES,
+        "revenue.event_type",
+        f"revenue.event_type must be one of: {types}",
+    )
+    for field, given in (
+        ("amount", revenue.HasField("amount")),
+        ("transaction_id", bool(revenue.transaction_id)),
+    ):
+        if not given:
+            message = f"Missing required field: revenue.{field}"
+            raise _Unfit(Objection(reasons.ERROR_REASON_FIELD_MISSING, message, f"revenue.{field}"))
+    _check_money(revenue.amount, "revenue.amount")
+    sign = revenue.amount.units or revenue.amount.nanos
+    _require(
+        (revenue.event_type == "refund") == (sign < 0),
+        "revenue.amount",
+        "revenue.amount is negative for a refund, and only for a refund",
+    )
+    if revenue.HasField("mrr_impact"):
+        _check_money(revenue.mrr_impact, "revenue.mrr_impact")
+        _require(
+            revenue.mrr_impact.currency_code == revenue.amount.currency_code,
+            "revenue.mrr_impact",
+            "revenue.mrr_impact is in another currency than the amount",
+        )
+
+
+def _check_money(money: Money, field: str) -> None:
+    _require(_CURRENCY.fullmatch(money.currency_code), field, f"{field} needs an ISO 4217 currency code")
+    one_sign = money.units * money.nanos >= 0
+    _require(
+        abs(money.nanos) < _NANOS and one_sign, field, f"{field} has units and nanos that are no one amount"
+    )
+
+
+def _require(condition: object, field: str, message: str) -> None:
+    if not condition:
+        raise _Unfit(Objection(reasons.ERROR_REASON_FIELD_INVALID, message, field))
+
+
+def _too_large(field: str) -> Objection:
+    message = f"{field} is larger than {_JSON_BYTES} bytes"
+    return Objection(reasons.ERROR_REASON_EVENT_TOO_LARGE, message, field)
+
+
+def _too_deep(field: str) -> Objection:
+    message = f"{field} nests deeper than {_JSON_DEPTH} levels"
+    return Objection(reasons.ERROR_REASON_PAYLOAD_TOO_DEEP, message, field)
+
+
+def _out_of_range(field: str) -> Objection:
+    return Objection(reasons.ERROR_REASON_NUMBER_OUT_OF_RANGE, f"{field} has a number out of range", field)
+
+
+def _unreadable(field: str) -> Objection:
+    return Objection(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, f"{field} is not a JSON object", field)

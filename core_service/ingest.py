@@ -1,0 +1,215 @@
+"""IngestService: takes events in; hides how calls, requests and parcels belong together.
+
+An answer leaves only when everything it speaks of is durable.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
+
+import structlog
+from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1.event_pb2 import Event
+from polylect.v1.ingest_pb2 import (
+    BatchIngestRequest,
+    BatchIngestResponse,
+    ClientOutcome,
+    ClientRequest,
+    EventResult,
+    IngestRequest,
+    IngestResponse,
+    IngestStreamRequest,
+    IngestStreamResponse,
+)
+from polylect.v1.ingest_pb2_grpc import IngestServiceServicer
+from uuid_utils import uuid7
+
+from core_service.admission import (
+    Admission,
+    Receipt,
+    received_at_of,
+    timestamp_of,
+    write_rejection,
+)
+from core_service.callers import Callers, Context, bearer_token, metadata_value
+from core_service.commit import Consignment, GroupCommit
+from core_service.errors import CoreError, Objection, StorageUnavailable
+from core_service.fingerprint import Fingerprints
+from core_service.keys import KeyEntry
+
+_MAX_EVENTS = 1_000
+_STREAM_READ_AHEAD = 64
+_SERVICE = "/polylect.v1.IngestService"
+_REQUEST_ID_CHARACTERS = 128
+
+_BROKEN = Objection(reasons.ERROR_REASON_INTERNAL, "Internal error")
+
+log = structlog.get_logger()
+
+
+class IngestServicer(IngestServiceServicer):
+    """Admits, commits, answers."""
+
+    def __init__(
+        self,
+        callers: Callers,
+        admission: Admission,
+        fingerprints: Fingerprints,
+        *,
+        group_commit: GroupCommit,
+        clock: Callable[[], datetime],
+        draining: asyncio.Event,
+    ) -> None:
+        """Take the parts; `draining` ends streams."""
+        self._callers = callers
+        self._admission = admission
+        self._fingerprints = fingerprints
+        self._group_commit = group_commit
+        self._clock = clock
+        self._draining = draining
+
+    async def BatchIngest(  # noqa: N802 - the proto's name
+        self, request: BatchIngestRequest, context: Context
+    ) -> BatchIngestResponse:
+        """Judge many callers' requests, each alone, and commit what they need together."""
+        self._callers.require_facade(context)
+        now = self._clock().timestamp()
+        response = BatchIngestResponse()
+        consignment = Consignment(request.ByteSize())
+        placed: list[tuple[ClientOutcome, range]] = []
+        for one in request.requests:
+            outcome = response.outcomes.add()
+            try:
+                receipt = await self._take(one, outcome, now)
+            except StorageUnavailable as error:
+                _refuse_whole(outcome, Objection(error.reason, error.message))
+                continue
+            except Exception:
+                # One request's trouble, whatever it is, is not its neighbours'.
+                log.exception("request_failed", request_id=one.request_id, dialect=one.dialect)
+                _refuse_whole(outcome, _BROKEN)
+                continue
+            if receipt is not None and receipt.results:
+                outcome.results.extend(receipt.results)
+                placed.append((outcome, consignment.add(receipt.events, receipt.quarantined)))
+        errors = await self._group_commit.commit(consignment.parcels)
+        if any(errors):
+            _refuse_undurable(response, placed, errors)
+        return response
+
+    async def Ingest(self, request: IngestRequest, context: Context) -> IngestResponse:  # noqa: N802 - the proto's name
+        """Judge and commit one caller's events."""
+        key = self._callers.require_key(context)
+        committing = self._take_direct(request.events, key, context, f"{_SERVICE}/Ingest")
+        return IngestResponse(results=await committing)
+
+    async def IngestStream(  # noqa: N802 - the proto's name
+        self, request_iterator: AsyncIterator[IngestStreamRequest], context: Context
+    ) -> AsyncIterator[IngestStreamResponse]:
+        """Judge and commit a caller's messages as they come, and answer them in order."""
+        self._callers.require_key(context)
+        answers: asyncio.Queue[asyncio.Task[list[EventResult]] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(_STREAM_READ_AHEAD)
+        reader = asyncio.create_task(self._read_stream(request_iterator, context, answers, room))
+        pending: asyncio.Task[list[EventResult]] | None = None
+        try:
+            while (pending := await answers.get()) is not None:
+                yield IngestStreamResponse(results=await pending)
+                room.release()
+            await reader
+            if self._draining.is_set():
+                raise StorageUnavailable
+        finally:
+            reader.cancel()
+            if pending is not None:
+                pending.cancel()
+            while not answers.empty():
+                if (left := answers.get_nowait()) is not None:
+                    left.cancel()
+
+    async def _read_stream(
+        self,
+        requests: AsyncIterator[IngestStreamRequest],
+        context: Context,
+        answers: "asyncio.Queue[asyncio.Task[list[EventResult]] | None]",
+        room: asyncio.Semaphore,
+    ) -> None:
+        drained = asyncio.create_task(self._draining.wait())
+        try:
+            while True:
+                await room.acquire()
+                arriving = asyncio.ensure_future(anext(requests))
+                await asyncio.wait({arriving, drained}, return_when=asyncio.FIRST_COMPLETED)
+                if not arriving.done():
+                    arriving.cancel()
+                    return
+                try:
+                    message = arriving.result()
+                except StopAsyncIteration:
+                    return
+                answers.put_nowait(asyncio.create_task(self._take_message(message, context)))
+        finally:
+            drained.cancel()
+            answers.put_nowait(None)
+
+    async def _take_message(self, message: IngestStreamRequest, context: Context) -> list[EventResult]:
+        # The key is looked up for every message: a revocation ends a stream too.
+        key = self._callers.key_of(bearer_token(context))
+        return await self._take_direct(message.events, key, context, f"{_SERVICE}/IngestStream")
+
+    async def _take(self, request: ClientRequest, outcome: ClientOutcome, now: float) -> Receipt | None:
+        key = self._admission.enter(request, outcome, now)
+        if key is None:
+            return None
+        received_at = received_at_of(request, self._clock)
+        if not self._fingerprints.ready(received_at.seconds) and any(
+            item.fingerprint_visitor for item in request.items
+        ):
+            try:
+                await self._fingerprints.prepare(received_at.seconds)
+            except ConnectionError as error:
+                log.warning("salt_unavailable", error=str(error))
+                raise StorageUnavailable from error
+        return self._admission.judge(request, outcome, key, received_at)
+
+    async def _take_direct(
+        self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str
+    ) -> list[EventResult]:
+        if len(events) > _MAX_EVENTS:
+            message = f"More than {_MAX_EVENTS} events in one request"
+            raise CoreError(reasons.ERROR_REASON_BATCH_TOO_LARGE, message, field="events")
+        now = self._clock()
+        self._admission.enter_direct(key, now.timestamp())
+        request_id = metadata_value(context, "x-request-id")[:_REQUEST_ID_CHARACTERS] or str(uuid7())
+        receipt = Receipt(key, timestamp_of(now), "grpc", endpoint, request_id)
+        consignment = Consignment(sum(event.ByteSize() for event in events))
+        self._admission.judge_direct(events, receipt)
+        consignment.add(receipt.events, receipt.quarantined)
+        for error in await self._group_commit.commit(consignment.parcels):
+            if error is not None:
+                raise error
+        return receipt.results
+
+
+def _refuse_whole(outcome: ClientOutcome, objection: Objection) -> None:
+    outcome.ClearField("results")
+    outcome.ClearField("vendor_cookies")
+    write_rejection(outcome.refusal, objection)
+
+
+def _refuse_undurable(
+    response: BatchIngestResponse,
+    placed: Sequence[tuple[ClientOutcome, range]],
+    errors: Sequence[CoreError | None],
+) -> None:
+    """Refuse the requests any part of which was not committed. Raises when that is all there are."""
+    refused = 0
+    error: CoreError | None = None
+    for outcome, parcels in placed:
+        failed = next((errors[index] for index in parcels if errors[index] is not None), None)
+        if failed is not None:
+            error = failed
+            refused += 1
+            _refuse_whole(outcome, Objection(failed.reason, failed.message))
+    if error is not None and refused == len(response.outcomes):
+        raise error

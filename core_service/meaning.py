@@ -1,0 +1,104 @@
+"""What an acceptable event is; hides the limits of the canonical fields and the time windows.
+
+The same for every dialect and for gRPC, as the comments of proto/polylect/v1/event.proto say. Knows no keys.
+"""
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1 import event_pb2
+from polylect.v1.event_pb2 import Event
+
+from core_service.errors import Objection
+
+_URL_CHARACTERS = 8_192
+_ID_BYTES = 1_024
+# No character takes more bytes in UTF-8.
+_BYTES_PER_CHARACTER = 4
+_YEAR_1971 = 31_536_000
+_DAY_SECONDS = 86_400
+_NANOS = 1_000_000_000
+
+_REVENUE = event_pb2.EVENT_KIND_REVENUE
+# The field each kind can't be without.
+_REQUIRED_FIELDS = {
+    event_pb2.EVENT_KIND_PAGE: "",
+    event_pb2.EVENT_KIND_TRACK: "name",
+    event_pb2.EVENT_KIND_IDENTIFY: "user_id",
+    event_pb2.EVENT_KIND_GROUP: "group_id",
+    event_pb2.EVENT_KIND_REVENUE: "",
+}
+_CHARACTER_LIMITS = (("name", 1_024), ("message_id", 128))
+_ID_FIELDS = ("anonymous_id", "user_id", "group_id", "session_id")
+
+
+def shape_objection(event: Event) -> Objection | None:
+    """Give what is wrong with the event's kind, required fields and lengths."""
+    required_field = _REQUIRED_FIELDS.get(event.kind)
+    if required_field is None:
+        return Objection(reasons.ERROR_REASON_KIND_UNKNOWN, "The event's kind is unknown", "kind")
+    if required_field and not getattr(event, required_field):
+        return _missing(required_field)
+    if event.HasField("revenue") != (event.kind == _REVENUE):
+        if event.kind == _REVENUE:
+            return _missing("revenue")
+        return Objection(reasons.ERROR_REASON_FIELD_INVALID, "Only a revenue event has revenue", "revenue")
+    return _length_objection(event)
+
+
+def _length_objection(event: Event) -> Objection | None:
+    for field, limit in _CHARACTER_LIMITS:
+        if len(getattr(event, field)) > limit:
+            return _too_long(field, f"{limit} characters")
+    for field in _ID_FIELDS:
+        text = getattr(event, field)
+        if len(text) * _BYTES_PER_CHARACTER > _ID_BYTES and len(text.encode()) > _ID_BYTES:
+            return _too_long(field, f"{_ID_BYTES} bytes")
+    if event.HasField("page") and len(event.page.url) > _URL_CHARACTERS:
+        return _too_long("page.url", f"{_URL_CHARACTERS} characters")
+    return None
+
+
+def time_objection(event: Event, received_at: Timestamp, max_age_seconds: int) -> Objection | None:
+    """Give what is wrong with the client's clock; `max_age_seconds` 0 means any age."""
+    if event.HasField("occurred_at"):
+        occurred_at = event.occurred_at
+        if not _in_range(occurred_at, received_at):
+            return _out_of_range("occurred_at")
+        if max_age_seconds:
+            age = received_at.seconds - occurred_at.seconds
+            older = received_at.nanos > occurred_at.nanos
+            if age > max_age_seconds or (age == max_age_seconds and older):
+                message = f"Timestamp too old: events must be less than {_span(max_age_seconds)} old"
+                return Objection(reasons.ERROR_REASON_TIMESTAMP_TOO_OLD, message, "occurred_at")
+    if event.HasField("sent_at") and not _in_range(event.sent_at, received_at):
+        return _out_of_range("sent_at")
+    return None
+
+
+def _in_range(time: Timestamp, received_at: Timestamp) -> bool:
+    seconds = time.seconds
+    ahead = seconds - received_at.seconds
+    if seconds < _YEAR_1971 or ahead > _DAY_SECONDS or not 0 <= time.nanos < _NANOS:
+        return False
+    return ahead < _DAY_SECONDS or time.nanos <= received_at.nanos
+
+
+def _missing(field: str) -> Objection:
+    return Objection(reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {field}", field)
+
+
+def _too_long(field: str, limit: str) -> Objection:
+    return Objection(reasons.ERROR_REASON_FIELD_INVALID, f"{field} is longer than {limit}", field)
+
+
+def _out_of_range(field: str) -> Objection:
+    message = "Timestamp out of range: not before 1971 and at most 24 hours ahead"
+    return Objection(reasons.ERROR_REASON_TIMESTAMP_OUT_OF_RANGE, message, field)
+
+
+def _span(seconds: int) -> str:
+    for unit_seconds, unit in ((_DAY_SECONDS, "day"), (3_600, "hour"), (60, "minute")):
+        count, rest = divmod(seconds, unit_seconds)
+        if count and not rest:
+            return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+    return f"{seconds} seconds"

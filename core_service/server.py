@@ -1,0 +1,290 @@
+"""The core as a server: puts the parts together, starts, reports health, drains.
+
+The only module that knows which storage is used. Everything else of the core speaks to ports.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import grpc
+import structlog
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from polylect.v1 import ingest_pb2, quarantine_pb2, query_pb2, source_pb2
+from polylect.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
+from polylect.v1.quarantine_pb2_grpc import add_QuarantineServiceServicer_to_server
+from polylect.v1.query_pb2_grpc import add_QueryServiceServicer_to_server
+from polylect.v1.source_pb2_grpc import add_SourceServiceServicer_to_server
+
+from core_service.admission import Admission
+from core_service.callers import Callers
+from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
+from core_service.fingerprint import Fingerprints
+from core_service.ingest import IngestServicer
+from core_service.interceptor import ErrorInterceptor
+from core_service.keys import KeyRing
+from core_service.limits import QuotaCounters
+from core_service.ports import EventStore, Queue, SourceStore
+from core_service.quarantine import QuarantineServicer
+from core_service.query import QueryServicer, Visibility
+from core_service.sources import SourceServicer
+from storage.database import Database
+from storage.events import PostgresEvents
+from storage.queue import PostgresQueue
+from storage.sources import PostgresSources
+
+SERVICES = tuple(
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in (
+        (ingest_pb2, "IngestService"),
+        (query_pb2, "QueryService"),
+        (source_pb2, "SourceService"),
+        (quarantine_pb2, "QuarantineService"),
+    )
+)
+
+# Room for everything the facade may put into one call.
+_MESSAGE_BYTES = 64 * 1024 * 1024
+# Past it gRPC answers RESOURCE_EXHAUSTED by itself.
+_CONCURRENT_CALLS = 2_000
+_HEALTH_PERIOD_SECONDS = 1.0
+# Keys must be heard of, and health told, however long somebody's statistics take.
+_CONTROL_TIMEOUT_SECONDS = 3.0
+_QUERY_TIMEOUT_SECONDS = 20.0
+_RESTART_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class CoreOptions:
+    """What the core is started with."""
+
+    database_url: str
+    # host:port; port 0 takes a free one.
+    address: str = "127.0.0.1:50051"
+    # production: a source without origins lets no browser in; otherwise it lets local ones in. demo: the
+    # documents' example sources exist.
+    mode: Literal["production", "development", "demo"] = "production"
+    # Credentials of the two roles; empty: nobody has the role.
+    admin_token: str = ""
+    facade_token: str = ""
+    # Paths of PEM files. No certificate: no TLS. A client CA: clients must show a certificate of it.
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
+    # How long calls under way may take after a stop.
+    drain_seconds: float = 10.0
+
+
+class Stores(NamedTuple):
+    """What the core keeps things in."""
+
+    queue: Queue
+    sources: SourceStore
+    events: EventStore
+    # Answers when the database does, whatever else it is asked; raises ConnectionError.
+    ping: Callable[[], Awaitable[None]]
+
+
+class Core(NamedTuple):
+    """A running core."""
+
+    port: int
+
+
+class _Parts(NamedTuple):
+    keys: KeyRing
+    group_commit: GroupCommit
+    draining: asyncio.Event
+    clock: Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """Give the time."""
+    return datetime.now(UTC)
+
+
+def run(options: CoreOptions) -> None:
+    """Serve on a fast event loop until SIGTERM or SIGINT. Raises OSError when it can't listen."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(options))
+
+
+async def serve(options: CoreOptions) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises OSError when it can't listen."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stopped.set)
+    async with open_stores(options) as stores, start_core(stores, options):
+        await stopped.wait()
+        log.info("core_draining")
+    log.info("core_stopped")
+
+
+@contextlib.asynccontextmanager
+async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
+    """Lend stores in Postgres; nothing is asked of it yet."""
+    queue = Database(options.database_url, size=FLUSHES_IN_FLIGHT)
+    control = Database(options.database_url, size=2, timeout_seconds=_CONTROL_TIMEOUT_SECONDS)
+    queries = Database(options.database_url, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+    try:
+        yield Stores(
+            queue=PostgresQueue(queue),
+            sources=PostgresSources(control, include_demo=options.mode == "demo"),
+            events=PostgresEvents(queries),
+            ping=PostgresEvents(control).ping,
+        )
+    finally:
+        for database in (queue, control, queries):
+            await database.aclose()
+
+
+@contextlib.asynccontextmanager
+async def start_core(
+    stores: Stores, options: CoreOptions, clock: Callable[[], datetime] = utc_now
+) -> AsyncIterator[Core]:
+    """Run a core over `stores`; drain it when the block ends. Raises OSError when it can't listen.
+
+    With the database away it starts all the same, and is healthy as soon as the keys are loaded.
+    """
+    keys = KeyRing(stores.sources, localhost_origins=options.mode != "production")
+    group_commit = GroupCommit(stores.queue)
+    draining = asyncio.Event()
+    interceptor = ErrorInterceptor()
+    server = grpc.aio.server(
+        interceptors=(interceptor,),
+        maximum_concurrent_rpcs=_CONCURRENT_CALLS,
+        options=(
+            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+            ("grpc.max_send_message_length", _MESSAGE_BYTES),
+            # Two cores on one port is a mistake, and must look like one.
+            ("grpc.so_reuseport", 0),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ),
+    )
+    parts = _Parts(keys, group_commit, draining, clock)
+    _add_services(server, stores, options, parts)
+    healthiness = cast("Any", health).aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthiness, server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    port = _listen(server, options)
+    with contextlib.suppress(ConnectionError):
+        await keys.reload()
+    monitor = _Health(healthiness, keys, stores.ping)
+    await monitor.check()
+    background = [
+        asyncio.create_task(_keep_running("keys", keys.follow)),
+        asyncio.create_task(_keep_running("health", monitor.follow)),
+    ]
+    await server.start()
+    log.info("core_listening", address=options.address, port=port, tls=options.tls_cert is not None)
+    try:
+        yield Core(port)
+    finally:
+        draining.set()
+        await healthiness.enter_graceful_shutdown()
+        await _stop(server, interceptor, options.drain_seconds)
+        await group_commit.drain()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+
+
+def _add_services(server: grpc.aio.Server, stores: Stores, options: CoreOptions, parts: _Parts) -> None:
+    keys, clock = parts.keys, parts.clock
+    callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
+    quotas = QuotaCounters()
+    fingerprints = Fingerprints(stores.sources)
+    visibility = Visibility(stores.sources)
+    admission = Admission(keys, quotas, fingerprints)
+    ingest = IngestServicer(
+        callers,
+        admission,
+        fingerprints,
+        group_commit=parts.group_commit,
+        clock=clock,
+        draining=parts.draining,
+    )
+    add_IngestServiceServicer_to_server(ingest, server)
+    query = QueryServicer(callers, visibility, stores.events, quotas, clock)
+    add_QueryServiceServicer_to_server(query, server)
+    add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
+    add_QuarantineServiceServicer_to_server(QuarantineServicer(callers, visibility, stores.events), server)
+
+
+def _listen(server: grpc.aio.Server, options: CoreOptions) -> int:
+    try:
+        if options.tls_cert is None or options.tls_key is None:
+            return server.add_insecure_port(options.address)
+        pair = (Path(options.tls_key).read_bytes(), Path(options.tls_cert).read_bytes())
+        authorities = Path(options.tls_client_ca).read_bytes() if options.tls_client_ca else None
+        credentials = grpc.ssl_server_credentials(
+            [pair], root_certificates=authorities, require_client_auth=authorities is not None
+        )
+        return server.add_secure_port(options.address, credentials)
+    except RuntimeError as error:
+        raise OSError(f"can't listen on {options.address}: {error}") from error
+
+
+class _Health:
+    """Tells grpc.health.v1 whether the core can do its work."""
+
+    def __init__(self, healthiness: Any, keys: KeyRing, ping: Callable[[], Awaitable[None]]) -> None:
+        self._healthiness = healthiness
+        self._keys = keys
+        self._ping = ping
+        self._was_serving: bool | None = None
+
+    async def check(self) -> None:
+        """Look once."""
+        try:
+            await self._ping()
+            serving = self._keys.loaded
+        except ConnectionError as error:
+            serving = False
+            if self._was_serving is not False:
+                log.error("database_unavailable", error=str(error))
+        if serving == self._was_serving:
+            return
+        if serving and self._was_serving is not None:
+            log.info("database_available")
+        self._was_serving = serving
+        states = health_pb2.HealthCheckResponse
+        for service in ("", *SERVICES):
+            await self._healthiness.set(service, states.SERVING if serving else states.NOT_SERVING)
+
+    async def follow(self) -> None:
+        """Look for ever."""
+        while True:
+            await asyncio.sleep(_HEALTH_PERIOD_SECONDS)
+            await self.check()
+
+
+async def _keep_running(name: str, follow: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    while True:
+        try:
+            await follow()
+        except Exception:
+            # Without it keys would grow stale unnoticed.
+            log.exception("background_failed", task=name)
+        await asyncio.sleep(_RESTART_SECONDS)
+
+
+async def _stop(server: grpc.aio.Server, interceptor: ErrorInterceptor, drain_seconds: float) -> None:
+    """Take no new call, let those under way finish, and wait for no one who only watches our health."""
+    stopping = asyncio.create_task(server.stop(drain_seconds))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(drain_seconds):
+            await interceptor.wait_idle()
+    await server.stop(0)
+    await stopping
