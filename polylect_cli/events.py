@@ -87,9 +87,7 @@ def _follow(core: Core, request: ListEventsRequest, latest: list[Event], as_json
         for event in reversed(latest):
             if event.event_id not in seen:
                 seen[event.event_id] = event.received_at.seconds
-                print_json(as_document(event)) if as_json else print_line(
-                    "  ".join(filter(None, _row(event)))
-                )
+                print_json(as_document(event)) if as_json else print_line(_line(event))
         if latest:
             oldest = latest[0].received_at.ToDatetime() - _FOLLOW_OVERLAP
             request.received_from.FromDatetime(oldest)

@@ -50,24 +50,6 @@ def prepare_options(settings: Settings) -> dict[str, Any]:
     return {"demo": settings.mode == "demo"}
 
 
-def migrate_embedded(settings: Settings) -> None:
-    """Start the embedded database, prepare it, stop it. Raises EmbeddedPostgresError when it is in use."""
-    with EmbeddedPostgres(settings.data_dir / "postgres", bin_dir=settings.pg_bin) as postgres:
-        options = {**prepare_options(settings), "database_url": postgres.url}
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "polylect_cli.run_prepare"],
-            input=pack(log_options(settings), options),
-            check=False,
-        )
-    if done.returncode:
-        raise CommandError("the database can't be prepared; the lines above say why")
-
-
-def prepare_options(settings: Settings) -> dict[str, Any]:
-    """Give what a database needs before the parts use it, without database_url."""
-    return {"demo": settings.mode == "demo"}
-
-
 def core_options(settings: Settings) -> dict[str, Any]:
     """Give the core's options, without database_url."""
     return {
