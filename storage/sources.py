@@ -27,7 +27,7 @@ CHANNEL = "polylect_sources"
 _SALT_BYTES = 32
 _CONNECT_SECONDS = 5.0
 _QUIET_SECONDS = 0.5
-_LIVENESS_SECONDS = 1.0
+_LIVENESS_SECONDS = 0.5
 _RECONNECT_SECONDS = 0.25
 
 _KIND_PREFIX = "KEY_KIND_"
@@ -87,13 +87,13 @@ class PostgresSources:
     async def watch(self) -> AsyncIterator[str | None]:
         """Yield the source_id of each change; None when changes may have been missed: after each (re)connect.
 
-        A connection that died without a word is noticed within 1.5 s. Reconnects by itself, for ever.
+        A connection that died without a word is noticed after about a second. Reconnects by itself, for ever.
         """
         while True:
             try:
                 connection = await connect(self._database.url, _CONNECT_SECONDS)
                 try:
-                    with deadline(connection, _LIVENESS_SECONDS):
+                    with deadline(connection, _CONNECT_SECONDS):
                         await connection.execute(f"LISTEN {CHANNEL}")
                     yield None
                     while True:

@@ -286,8 +286,9 @@ async def test_a_cut_listener_comes_back_and_says_that_it_was_away(
 ) -> None:
     async with watching(sources) as changes:
         assert await heard(changes) is None
+        listener = listener_of(database_url)
         with psycopg.connect(database_url, autocommit=True) as operator:
-            operator.execute("SELECT pg_terminate_backend(%s, 5000)", (listener_of(database_url),))
+            operator.execute("SELECT pg_terminate_backend(%s, 5000)", (listener,))
         assert await heard(changes) is None
         source = make_source()
         await sources.create_source(source)
