@@ -17,7 +17,7 @@ from rest_facade.address import AddressBook
 from rest_facade.body import BodyReader, ReadingBudget, Receive
 from rest_facade.caller import read_caller
 from rest_facade.coalescer import Coalescer
-from rest_facade.core_link import CoreLink
+from rest_facade.core_link import CoreLink, read_tls
 from rest_facade.dialects import DIALECTS
 from rest_facade.endpoint import RECEIVE, PixelEndpoint, PostEndpoint
 from rest_facade.face import Clock, Face
@@ -75,7 +75,12 @@ class _Lifespan:
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Connect and add the routes."""
         options = self._options
-        link = self._link = CoreLink(options.core_address, options.facade_token, options.core_timeout_seconds)
+        link = self._link = CoreLink(
+            options.core_address,
+            options.facade_token,
+            options.core_timeout_seconds,
+            read_tls(options.core_tls_ca, options.core_tls_cert, options.core_tls_key),
+        )
         coalescer = self._coalescer = Coalescer(
             link.batch_ingest,
             max_waiting_bytes=options.max_waiting_bytes,

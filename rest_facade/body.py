@@ -1,7 +1,7 @@
 """Reads a request's body within bounds of bytes, time and memory, and undoes its Content-Encoding.
 
-The server below limits nothing of this. What a Content-Type says is not looked at: real clients send JSON under
-any.
+The server below limits nothing of this. What a Content-Type says is not looked at: real clients send JSON
+under any.
 """
 
 import asyncio

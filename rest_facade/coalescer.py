@@ -1,8 +1,9 @@
 """Sends the requests that arrive together to the core in one call, and gives each its own outcome.
 
-One HTTP request per gRPC call costs more than all the rest of a request (measured: 4.5k req/s instead of 18.9k).
-So what arrives within one turn of the event loop, or while earlier calls are under way, shares a `BatchIngest`.
-Callers know nothing of each other: one that goes away, or is too large, costs the others nothing.
+One HTTP request per gRPC call costs more than all the rest of a request (measured: 4.5k req/s instead of
+18.9k). So what arrives within one turn of the event loop, or while earlier calls are under way, shares a
+`BatchIngest`. Callers know nothing of each other: one that goes away, or is too large, costs the others
+nothing.
 """
 
 import asyncio

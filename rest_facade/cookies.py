@@ -1,7 +1,7 @@
 """Reads and makes the cookies of a dialect that names visitors: its own, and vendors' ids beside it.
 
-After seed 003 ("Common Response Headers") and spec/dialects.md. Values come from anybody; what is not what it should
-be counts as absent, and nothing a client sent is set again but an fbclid of harmless characters.
+After seed 003 ("Common Response Headers") and spec/dialects.md. Values come from anybody; what is not what
+it should be counts as absent, and nothing a client sent is set again but an fbclid of harmless characters.
 """
 
 import re

@@ -4,6 +4,7 @@ Made when the worker's event loop runs: a grpc.aio channel made before the fork 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -31,11 +32,32 @@ _OPTIONS = (
 _CHECK_TIMEOUT_SECONDS = 2.0
 
 
+def read_tls(ca: str | None, cert: str | None, key: str | None) -> grpc.ChannelCredentials | None:
+    """Read PEM files; without `ca` there is no TLS. Raises OSError."""
+    if ca is None:
+        return None
+    return grpc.ssl_channel_credentials(
+        root_certificates=Path(ca).read_bytes(),
+        private_key=Path(key).read_bytes() if key else None,
+        certificate_chain=Path(cert).read_bytes() if cert else None,
+    )
+
+
 class CoreLink:
     """Calls the core. Errors are raised as CoreRefusal, but for `batch_ingest`, which raises grpc's own."""
 
-    def __init__(self, address: str, facade_token: str, timeout_seconds: float) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+    def __init__(
+        self,
+        address: str,
+        facade_token: str,
+        timeout_seconds: float,
+        tls: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._channel = (
+            grpc.aio.secure_channel(address, tls, options=_OPTIONS)
+            if tls
+            else grpc.aio.insecure_channel(address, options=_OPTIONS)
+        )
         self._metadata = (("authorization", f"Bearer {facade_token}"),)
         self._timeout_seconds = timeout_seconds
         # Bytes go as they are: the coalescer frames what is serialized already.

@@ -1,7 +1,7 @@
 """Counts what the facade answered, by the reasons of the one vocabulary, and shows it to Prometheus.
 
-Several workers share one directory of counters (prometheus-client's multiprocess mode), so that any of them can
-show the sum. Label children are looked up once and kept: a lookup costs more than the counting.
+Several workers share one directory of counters (prometheus-client's multiprocess mode), so that any of them
+can show the sum. Label children are looked up once and kept: a lookup costs more than the counting.
 """
 
 from polylect.v1.error_reason_pb2 import ERROR_REASON_UNSPECIFIED, ErrorReason
