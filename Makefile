@@ -1,0 +1,96 @@
+# `make` lists the targets. Needs only Python >= 3.11 and make; everything else goes into .venv/.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header
+PROTOS := $(wildcard proto/polylect/v1/*.proto)
+PROTOC := $(BIN)/python -m grpc_tools.protoc -Iproto \
+	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.PHONY: help install lock proto proto-check fmt lint types test test-unit test-conformance test-contract \
+	test-architecture test-system migrate run send grpcurl bench check clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The environment. A stamp is older than its lock file exactly when there is something to install.
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Polylect needs Python 3.11 or newer, and '$(PYTHON)' is not: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "Python's venv module is missing: apt-get install python3-venv (or your system's package of it)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+install: $(VENV)/.dev ## Make .venv with everything, development tools included
+
+lock: ## Renew requirements/*.txt from pyproject.toml (needs uv)
+	$(LOCK) pyproject.toml requirements/build.in -o requirements/run.txt
+	$(LOCK) --extra dev pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/dev.txt
+
+# The contract.
+
+proto: $(VENV)/.dev ## Generate the stubs from the protos
+	$(PROTOC) --python_out=proto --grpc_python_out=proto --mypy_out=proto --mypy_grpc_out=proto $(PROTOS)
+
+proto-check: $(VENV)/.dev ## Lint the protos, look for breaking changes, compare the stubs
+	.ci/proto-check
+
+# Code.
+
+fmt: $(VENV)/.dev ## Format code and protos
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/buf format -w proto
+
+lint: $(VENV)/.dev ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Check types (mypy strict)
+	$(BIN)/mypy
+
+test: $(VENV)/.dev ## Run all tests
+	$(BIN)/python -m pytest
+
+test-unit test-conformance test-contract test-architecture test-system: test-%: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/$*
+
+check: $(VENV)/.dev ## Run what CI runs
+	.ci/run
+
+# Running.
+
+run: $(VENV)/.run ## Run everything here, with the documents' example keys; Ctrl-C stops it
+	@POLYLECT_MODE=$${POLYLECT_MODE:-demo} exec $(BIN)/polylect up
+
+migrate: $(VENV)/.run ## Bring the database's schema up to date
+	$(BIN)/polylect migrate
+
+send: export BODY := $(BODY)
+send: $(VENV)/.run ## Send a body: make send DIALECT=pulsora KEY=pub_123 BODY='{...}', or CASE=FILE.toml
+	@$(BIN)/polylect send $(if $(CASE),'$(CASE)','$(DIALECT)' "$$BODY" --key '$(KEY)')
+
+grpcurl: export DATA := $(DATA)
+grpcurl: $(VENV)/.dev ## Call the running core: make grpcurl CALL=polylect.v1.QueryService/ListEvents DATA='{}'
+	@.ci/grpcurl '$(CALL)' "$$DATA"
+
+bench: $(VENV)/.dev ## Measure throughput and latency
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove the environment and caches; .polylect/ (your data) stays
+	rm -rf $(VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
