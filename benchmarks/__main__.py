@@ -1,0 +1,167 @@
+"""`python -m benchmarks`: starts a system of its own, measures, tells.
+
+Exit code 0 when every acknowledged event was stored, however slowly; 1 when not; 2 when it could not be
+measured.
+"""
+
+import os
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import psycopg
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks.ceilings.bare_server import CeilingError
+from benchmarks.disk import describe_disk
+from benchmarks.figures import RowResult
+from benchmarks.load import LoadError, choose_tool
+from benchmarks.processes import describe_machine
+from benchmarks.report import show_row, show_targets, write_json
+from benchmarks.rows import ROWS, Bench, Pace
+from benchmarks.stack import Stack, StackError
+
+_FULL = Pace(
+    seconds=8,
+    rounds=3,
+    warm_up_seconds=5,
+    batch_events=300_000,
+    copy_rows=200_000,
+    warm_starts=3,
+    settle_seconds=5,
+)
+_QUICK = Pace(
+    seconds=4,
+    rounds=1,
+    warm_up_seconds=3,
+    batch_events=100_000,
+    copy_rows=60_000,
+    warm_starts=1,
+    settle_seconds=2,
+)
+_SMOKE = Pace(
+    seconds=1,
+    rounds=1,
+    warm_up_seconds=1,
+    batch_events=2_000,
+    copy_rows=4_000,
+    warm_starts=0,
+    settle_seconds=0,
+)
+
+
+def main(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure each thing once, under two minutes.")
+    ] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Only see that the bench works.")] = False,
+    rows: Annotated[
+        str, typer.Option(metavar="NAME,…", help=f"Which rows, of: {', '.join(ROWS)}. Default: all.")
+    ] = "",
+    loader: Annotated[str, typer.Option(help="wrk, own, or auto: wrk where it is installed.")] = "auto",
+    json_path: Annotated[Path, typer.Option("--json", help="Where the figures go.")] = Path(
+        "build/bench.json"
+    ),
+    scratch: Annotated[
+        Path | None, typer.Option(help="Where the scratch database goes: a real disk, or fsync is free.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the scratch directory, with the log.")] = False,
+) -> None:
+    """Measure Polylect beside what bounds it, and count every row.
+
+    Speed is reported, never asserted: the exit code is 1 only when an acknowledged event is not in `events`.
+    """
+    console = Console(width=None if os.isatty(1) else 160)
+    chosen = [name.strip() for name in rows.split(",") if name.strip()] or list(ROWS)
+    unknown = [name for name in chosen if name not in ROWS]
+    if unknown:
+        console.print(f"[red]no such row: {', '.join(unknown)}[/]; there are {', '.join(ROWS)}")
+        raise typer.Exit(2)
+    if loader not in ("auto", "wrk", "own"):
+        console.print("[red]--loader is wrk, own or auto[/]")
+        raise typer.Exit(2)
+    pace = _SMOKE if smoke else _QUICK if quick else _FULL
+    try:
+        results, lost = _run(console, chosen, pace, loader, scratch, keep, json_path)
+    except (StackError, LoadError, CeilingError, psycopg.Error) as error:
+        console.print(f"[bold red]can't be measured:[/] {error}", markup=True, highlight=False)
+        raise typer.Exit(2) from error
+    show_targets(console, results)
+    console.print(f"\nwritten to {json_path}")
+    if lost:
+        console.print("[bold red]acknowledged and stored are not the same: see above[/]")
+        raise typer.Exit(1)
+
+
+def _run(
+    console: Console,
+    chosen: list[str],
+    pace: Pace,
+    loader: Any,
+    scratch: Path | None,
+    keep: bool,
+    json_path: Path,
+) -> tuple[list[RowResult], bool]:
+    begun = time.monotonic()
+    tool = choose_tool(loader)
+    stack = Stack(scratch)
+    results: list[RowResult] = []
+    with ExitStack() as exits:
+        exits.callback(stack.stop_and_keep if keep else stack.remove)
+        about = {
+            "at": datetime.now(UTC).isoformat(),
+            "loader": tool,
+            "pace": vars(pace),
+            **describe_machine(),
+        }
+        about["disk"] = describe_disk(stack.directory)
+        progress = exits.enter_context(_progress(console))
+        row_task = progress.add_task("", total=len(chosen) + 1)
+        step_task = progress.add_task("", total=1.0)
+
+        def step(name: str) -> Any:
+            progress.update(step_task, description=name, completed=0)
+            return lambda share: progress.update(step_task, completed=share)
+
+        bench = Bench(stack, tool, pace, step, exits)
+        progress.update(row_task, description="starting")
+        bench.start()
+        about["durability"] = stack.durability()
+        _show_about(console, about)
+        for number, name in enumerate(chosen):
+            progress.update(row_task, description=name, completed=number + 1)
+            results.append(ROWS[name].measure(bench, name, ROWS[name].title))
+            show_row(console, results[-1])
+        about["seconds"] = time.monotonic() - begun
+        write_json(json_path, about, results)
+        progress.update(row_task, description="stopping", completed=len(chosen) + 1)
+    return results, any(not row.account.balanced for row in results)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _show_about(console: Console, about: dict[str, Any]) -> None:
+    durability = ", ".join(f"{name} {setting}" for name, setting in about["durability"].items())
+    disk = about["disk"]
+    load = ", ".join(f"{value:.2f}" for value in about["load_average"])
+    console.print(
+        f"{about['cpus']} CPUs, Python {about['python']}, load average before: {load}; "
+        f"loader: {'wrk' if about['loader'] == 'wrk' else 'own (wrk is not used)'}, nothing is pinned\n"
+        f"PostgreSQL {durability}; {disk['filesystem']}, a flush of 8 KB takes {disk['flush_ms']:.2f} ms",
+        highlight=False,
+    )
+    if disk["filesystem"] in ("tmpfs", "ramfs"):
+        console.print(
+            "[yellow]the scratch directory is in memory: fsync costs nothing here, see --scratch[/]"
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)
