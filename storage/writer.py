@@ -93,6 +93,20 @@ class _Claim:
     connection: Connection
     refused: list[QuarantinedEvent]
     tally: Tally = field(default_factory=Tally)
+    unwritable: int = 0
+
+    def refuse(self, event: Event, error: Exception) -> None:
+        """Have `event` quarantined. Only a claim's first is logged: a client may send as many as it likes."""
+        if not self.unwritable:
+            ours = not isinstance(error, psycopg.Error | ValueError)
+            log.warning(
+                "event unwritable",
+                event_id=event.event_id,
+                error=str(error),
+                exc_info=error if ours else None,
+            )
+        self.unwritable += 1
+        self.refused.append(unwritable(event, error))
 
 
 class Writer:
@@ -124,6 +138,8 @@ class Writer:
         if claim.refused:
             insert_quarantined(connection, claim.refused, self._clock())
             claim.tally.quarantined = len(claim.refused)
+        if claim.unwritable > 1:
+            log.warning("more events unwritable", count=claim.unwritable)
         return claim.tally
 
     def _prepare(self, claim: _Claim, events: Iterable[Event]) -> list[_Prepared]:
@@ -135,8 +151,7 @@ class Writer:
                 raise
             except Exception as error:
                 # A pure function of the event failed: it would again, however often it is tried.
-                log.warning("event unwritable", event_id=event.event_id, exc_info=True)
-                claim.refused.append(unwritable(event, error))
+                claim.refuse(event, error)
                 continue
             if prepared.setdefault(one.event_id, one) is not one:
                 claim.tally.duplicate += 1
@@ -186,8 +201,7 @@ class Writer:
                 self._store(claim, absent)
                 return
         if len(prepared) == 1:
-            log.warning("event unwritable", event_id=prepared[0].event_id, error=str(error))
-            claim.refused.append(unwritable(prepared[0].event, error))
+            claim.refuse(prepared[0].event, error)
             return
         middle = len(prepared) // 2
         self._store(claim, prepared[:middle])
