@@ -6,7 +6,7 @@ It also knows which calls are under way, so that a drain can wait for the last a
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 import structlog
@@ -22,13 +22,14 @@ _DOMAIN = "polylect.v1"
 _OWN_METHODS = "/polylect.v1."
 _DETAILS_KEY = "grpc-status-details-bin"
 
-Handler = grpc.RpcMethodHandler[Any, Any]
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+# Generic for the type checker only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
 
 log = structlog.get_logger()
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Answers every error of our own services with a rich status, and counts their calls."""
 
     def __init__(self) -> None:

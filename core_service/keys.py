@@ -1,7 +1,7 @@
 """Every source and key in memory; hides how they are kept current.
 
 A lookup costs no query and awaits nothing, for a wrong key too. A change is heard by `SourceStore.watch`;
-when the listener had to reconnect, everything is loaded again. While the store is away, keys stay as last known.
+when the listener had to reconnect, everything is loaded again. While the store is away, keys stay as known.
 """
 
 import asyncio

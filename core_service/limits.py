@@ -1,8 +1,8 @@
 """Quotas; hides how use is counted over a sliding window in bounded memory.
 
 A window is kept as at most about 32 slices, each counted until its *last* unit is a window old. So no window
-of time, wherever it starts, ever holds more than the limit (two weighted fixed windows let through almost twice
-as much), a wait is never longer than the window, and a steady client loses at most one slice's worth.
+of time, wherever it starts, ever holds more than the limit (two weighted fixed windows let through almost
+twice as much), a wait is never longer than the window, and a steady client loses at most one slice's worth.
 """
 
 from collections import OrderedDict
