@@ -1,0 +1,350 @@
+"""Reading back from real Postgres: newest first, in pages, by either id, counted by the clients' time."""
+
+import base64
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from polylect.v1.error_reason_pb2 import (
+    ERROR_REASON_FIELD_MISSING,
+    ERROR_REASON_RATE_LIMITED,
+    ERROR_REASON_UNSPECIFIED,
+    ErrorReason,
+    Rejection,
+)
+from polylect.v1.event_pb2 import EVENT_KIND_IDENTIFY, EVENT_KIND_PAGE, EVENT_KIND_TRACK, Event, Provenance
+from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.query_pb2 import ListEventsRequest
+
+from storage.database import Database
+from storage.dedup import dedup_key
+from storage.errors import StorageUnavailable
+from storage.events import PostgresEvents
+from storage.partitions import Partitions
+from storage.quarantine_rows import NO_SOURCE, insert_quarantined
+from storage.rows import COLUMNS, row_of, timestamp_of
+
+NOW = datetime(2026, 2, 25, 14, 30, 0, 123456, tzinfo=UTC)
+SHOP, BLOG = "01900000-0000-7000-8000-00000000000a", "01900000-0000-7000-8000-00000000000b"
+DAY = timedelta(days=1)
+NEVER_STORED = "0194f2aa-0000-7000-8000-00000000dead"
+BAD_TOKENS = [
+    "x",
+    "!!!!",
+    "é",
+    "AAAAAAAAAAAAAAAAAAAAAAA",
+    "e" * 10_000,
+    # Right but for its length, its alphabet, or its bits to spare.
+    base64.urlsafe_b64encode(b"e" + bytes(15)).decode().rstrip("="),
+    base64.urlsafe_b64encode(b"e" + bytes(17)).decode().rstrip("="),
+    base64.urlsafe_b64encode(b"e" + bytes(16)).decode(),
+    base64.urlsafe_b64encode(b"e" + bytes(16)).decode().rstrip("=") + " ",
+    base64.urlsafe_b64encode(b"e" + bytes(16)).decode().rstrip("=")[:-1] + "B",
+    base64.urlsafe_b64encode(b"?" + bytes(16)).decode().rstrip("="),
+]
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[PostgresEvents]:
+    with psycopg.connect(database_url) as connection:
+        for source_id, name in ((SHOP, "shop"), (BLOG, "blog")):
+            connection.execute("INSERT INTO sources (source_id, name) VALUES (%s, %s)", (source_id, name))
+    database = Database(database_url)
+    yield PostgresEvents(database)
+    await database.aclose()
+
+
+def uuid7_at(moment: datetime, number: int = 0) -> str:
+    milliseconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    return str(UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | number))
+
+
+def make_event(
+    number: int = 0, *, age: timedelta = timedelta(), source_id: str = SHOP, **fields: Any
+) -> Event:
+    received_at = NOW - age
+    return Event(
+        **{
+            "source_id": source_id,
+            "event_id": uuid7_at(received_at, number),
+            "kind": EVENT_KIND_TRACK,
+            "name": f"event {number}",
+            "received_at": timestamp_of(received_at),
+            "occurred_at": timestamp_of(received_at),
+            "properties_json": '{"n": 1.10}',
+            "traits_json": "{}",
+            "context_json": "{}",
+            "provenance": Provenance(dialect="datafly"),
+        }
+        | fields
+    )
+
+
+def store_events(url: str, events: Sequence[Event]) -> None:
+    """Put them where the worker would, with the keys it would keep."""
+    Partitions(lambda: psycopg.connect(url, autocommit=True)).ensure(
+        {event.received_at.ToDatetime(UTC).date() for event in events}
+    )
+    with psycopg.connect(url) as connection, connection.cursor() as cursor:
+        with cursor.copy(f"COPY events ({', '.join(COLUMNS)}) FROM STDIN") as copy:
+            for event in events:
+                copy.write_row(row_of(event))
+        for event in events:
+            if key := dedup_key(event):
+                values = (event.source_id, key, event.event_id, event.received_at.ToDatetime(UTC))
+                cursor.execute("INSERT INTO dedup_keys VALUES (%s, %s, %s, %s)", values)
+
+
+async def all_pages(
+    store: PostgresEvents, source_id: str | None, page_size: int, **filters: Any
+) -> list[list[Event]]:
+    pages, token = [], ""
+    while True:
+        events, token = await store.list_events(
+            source_id, ListEventsRequest(page_token=token, **filters), page_size
+        )
+        pages.append(events)
+        if not token:
+            return pages
+
+
+async def test_a_source_is_listed_newest_first_page_by_page_across_days(
+    store: PostgresEvents, database_url: str
+) -> None:
+    mine = [make_event(number, age=number * timedelta(hours=9)) for number in range(10)]
+    store_events(database_url, [*mine[::2], *mine[1::2], make_event(99, source_id=BLOG)])
+    assert await all_pages(store, SHOP, 4) == [mine[0:4], mine[4:8], mine[8:10]]
+    assert await all_pages(store, SHOP, 5) == [mine[0:5], mine[5:10]]
+    assert await all_pages(store, SHOP, 50) == [mine]
+
+
+async def test_all_sources_are_merged_newest_first(store: PostgresEvents, database_url: str) -> None:
+    everything = [
+        make_event(number, age=number * timedelta(hours=7), source_id=(SHOP, BLOG)[number % 3 == 0])
+        for number in range(9)
+    ]
+    store_events(database_url, everything)
+    assert await all_pages(store, None, 2) == [everything[n : n + 2] for n in range(0, 9, 2)]
+
+
+async def test_events_that_arrive_between_pages_disturb_none(
+    store: PostgresEvents, database_url: str
+) -> None:
+    old = [make_event(number, age=timedelta(seconds=1 + number)) for number in range(4)]
+    store_events(database_url, old)
+    first, token = await store.list_events(SHOP, ListEventsRequest(), 2)
+    store_events(database_url, [make_event(50)])
+    second, end = await store.list_events(SHOP, ListEventsRequest(page_token=token), 2)
+    assert [*first, *second] == old
+    assert end == ""
+
+
+async def test_of_one_millisecond_none_is_lost_or_shown_twice(
+    store: PostgresEvents, database_url: str
+) -> None:
+    together = [make_event(number) for number in range(7)]
+    store_events(database_url, together)
+    pages = await all_pages(store, SHOP, 3)
+    assert [event for page in pages for event in page] == together[::-1]
+
+
+@pytest.mark.parametrize(
+    ("filters", "fields"),
+    [
+        ({"kind": EVENT_KIND_PAGE}, {"kind": EVENT_KIND_PAGE}),
+        ({"name": "Größe"}, {"name": "Größe"}),
+        ({"user_id": "u"}, {"user_id": "u"}),
+        ({"anonymous_id": "a"}, {"anonymous_id": "a"}),
+        ({"session_id": "s"}, {"session_id": "s"}),
+        ({"message_id": "m"}, {"message_id": "m"}),
+        ({"dialect": "apex"}, {"provenance": Provenance(dialect="apex")}),
+        ({"request_id": "r"}, {"provenance": Provenance(dialect="datafly", request_id="r")}),
+        ({"name": "n", "user_id": "u"}, {"name": "n", "user_id": "u"}),
+    ],
+    ids="+".join,
+)
+async def test_every_filter_must_hold(
+    store: PostgresEvents, database_url: str, filters: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    wanted = make_event(1, **fields)
+    others = [make_event(2), make_event(3, name="n"), make_event(4, source_id=BLOG, **fields)]
+    others[1].kind = EVENT_KIND_IDENTIFY
+    store_events(database_url, [wanted, *others])
+    assert await all_pages(store, SHOP, 10, **filters) == [[wanted]]
+
+
+async def test_receipt_bounds_include_the_first_and_exclude_the_last(
+    store: PostgresEvents, database_url: str
+) -> None:
+    days = [make_event(number, age=number * DAY) for number in range(4)]
+    store_events(database_url, days)
+    bounds = {"received_from": timestamp_of(NOW - 2 * DAY), "received_until": timestamp_of(NOW)}
+    assert await all_pages(store, SHOP, 10, **bounds) == [days[1:3]]
+    end_of_time = Timestamp(seconds=2**60)
+    assert await all_pages(store, SHOP, 10, received_until=end_of_time) == [days]
+    assert await all_pages(store, SHOP, 10, received_from=end_of_time) == [[]]
+
+
+async def test_a_filter_nothing_can_match_finds_nothing(store: PostgresEvents, database_url: str) -> None:
+    store_events(database_url, [make_event(1)])
+    for filters in ({"name": "n\0ul"}, {"kind": 77}, {"user_id": "é" * 5000}):
+        assert await all_pages(store, SHOP, 10, **filters) == [[]]
+    assert await all_pages(store, "not a source", 10) == [[]]
+
+
+@pytest.mark.parametrize("token", BAD_TOKENS)
+async def test_a_token_that_is_not_its_own_is_a_value_error(store: PostgresEvents, token: str) -> None:
+    with pytest.raises(ValueError, match="not a page token"):
+        await store.list_events(SHOP, ListEventsRequest(page_token=token), 10)
+
+
+async def test_an_event_is_found_by_its_id(store: PostgresEvents, database_url: str) -> None:
+    event = make_event(1, age=3 * DAY)
+    store_events(database_url, [make_event(0), event, make_event(2, source_id=BLOG)])
+    assert await store.get_event(SHOP, event_id=event.event_id) == event
+    assert await store.get_event(SHOP, event_id=event.event_id.upper()) == event
+    assert await store.get_event(None, event_id=event.event_id) == event
+    assert await store.get_event(BLOG, event_id=event.event_id) is None
+
+
+@pytest.mark.parametrize(
+    "event_id",
+    [
+        # Of another day than its receipt, of no time at all, and of one past the year 9999.
+        uuid7_at(NOW - 40 * DAY),
+        "a1b2c3d4-e5f6-4890-abcd-ef1234567890",
+        "ffffffff-ffff-7fff-bfff-ffffffffffff",
+    ],
+)
+async def test_an_id_that_does_not_tell_the_day_is_found_all_the_same(
+    store: PostgresEvents, database_url: str, event_id: str
+) -> None:
+    event = make_event(event_id=event_id)
+    store_events(database_url, [event, make_event(1, age=DAY)])
+    assert await store.get_event(SHOP, event_id=event_id) == event
+    assert await store.get_event(None, event_id=event_id) == event
+
+
+@pytest.mark.parametrize("event_id", [NEVER_STORED, "nonsense", "", "\0"])
+async def test_an_unknown_id_is_none(store: PostgresEvents, database_url: str, event_id: str) -> None:
+    store_events(database_url, [make_event(1)])
+    assert await store.get_event(SHOP, event_id=event_id) is None
+
+
+async def test_an_event_is_found_by_the_clients_id(store: PostgresEvents, database_url: str) -> None:
+    event = make_event(1, age=DAY, message_id="m-1")
+    namesake = make_event(2, source_id=BLOG, message_id="m-2")
+    store_events(database_url, [event, namesake, make_event(3)])
+    assert await store.get_event(SHOP, message_id="m-1") == event
+    assert await store.get_event(None, message_id="m-2") == namesake
+    assert await store.get_event(SHOP, message_id="m-2") is None
+    assert await store.get_event(SHOP, message_id="m\0") is None
+    assert await store.get_event(SHOP) is None
+
+
+async def test_events_are_counted_by_their_own_time(store: PostgresEvents, database_url: str) -> None:
+    start, end = NOW - DAY, NOW
+    site = Provenance(dialect="pulse", site_id="site_a")
+
+    def occurred(number: int, moment: datetime, **fields: Any) -> Event:
+        return make_event(number, occurred_at=timestamp_of(moment), **fields)
+
+    store_events(
+        database_url,
+        [
+            occurred(1, start - timedelta(microseconds=1)),
+            occurred(2, start),
+            occurred(3, end - timedelta(microseconds=1), provenance=site),
+            occurred(4, end),
+            # Told a month late, and by a clock a day ahead.
+            occurred(5, start, age=-30 * DAY, provenance=site),
+            occurred(6, start, age=2 * DAY),
+            occurred(7, start, source_id=BLOG),
+        ],
+    )
+    assert await store.count_events(SHOP, "", start, end) == 4
+    assert await store.count_events(SHOP, "site_a", start, end) == 2
+    assert await store.count_events(SHOP, "site_b", start, end) == 0
+    assert await store.count_events(SHOP, "s\0", start, end) == 0
+    assert await store.count_events("nobody", "", start, end) == 0
+
+
+async def test_before_the_first_partition_there_is_simply_nothing(store: PostgresEvents) -> None:
+    assert await all_pages(store, None, 10) == [[]]
+    assert await store.count_events(SHOP, "", NOW - DAY, NOW) == 0
+    assert await store.get_event(None, event_id=NEVER_STORED) is None
+
+
+async def test_ping_answers_when_the_database_does(store: PostgresEvents) -> None:
+    await store.ping()
+    with pytest.raises(StorageUnavailable):
+        await PostgresEvents(Database("postgresql://nobody@127.0.0.1:1/nothing")).ping()
+
+
+def make_refused(number: int, *, source_id: str = SHOP, **fields: Any) -> QuarantinedEvent:
+    moment = NOW - timedelta(seconds=number)
+    return QuarantinedEvent(
+        **{
+            "quarantine_id": uuid7_at(moment, number),
+            "source_id": source_id,
+            "rejection": Rejection(
+                reason=ERROR_REASON_FIELD_MISSING, message="name is required", field="name"
+            ),
+            "raw": b'{"\xff\x00',
+            "received_at": timestamp_of(moment),
+            "dialect": "apex",
+            "endpoint": "/api/events",
+            "request_id": "r-1",
+            "client_ip": "::1",
+        }
+        | fields
+    )
+
+
+def store_refused(url: str, refused: Sequence[QuarantinedEvent]) -> None:
+    with psycopg.connect(url) as connection:
+        insert_quarantined(connection, refused, NOW)
+
+
+async def test_the_quarantine_is_listed_latest_first(store: PostgresEvents, database_url: str) -> None:
+    mine = [make_refused(number) for number in range(5)]
+    mine[3].rejection.CopyFrom(Rejection(reason=ERROR_REASON_RATE_LIMITED, message="slow down"))
+    other = make_refused(9, source_id=BLOG)
+    orphan = make_refused(10, source_id=NO_SOURCE)
+    store_refused(database_url, [orphan, *mine, other])
+    first, token = await store.list_quarantined(SHOP, "", 3, "")
+    rest, end = await store.list_quarantined(SHOP, "", 3, token)
+    assert (first, rest, end) == (mine[:3], mine[3:], "")
+    assert await store.list_quarantined(SHOP, "rate_limited", 10, "") == ([mine[3]], "")
+    assert await store.list_quarantined(SHOP, "no such\0word", 10, "") == ([], "")
+    assert await store.list_quarantined(None, "", 10, "") == ([*mine, other, orphan], "")
+
+
+@pytest.mark.parametrize("reason", ErrorReason.values())
+async def test_every_reason_is_read_back(store: PostgresEvents, database_url: str, reason: int) -> None:
+    refused = make_refused(1, rejection=Rejection(reason=reason, message="no"))  # type: ignore[arg-type]
+    store_refused(database_url, [refused])
+    assert await store.list_quarantined(SHOP, "", 10, "") == ([refused], "")
+
+
+async def test_a_reason_of_a_newer_version_is_no_known_one(store: PostgresEvents, database_url: str) -> None:
+    store_refused(database_url, [make_refused(1)])
+    with psycopg.connect(database_url) as connection:
+        connection.execute("UPDATE quarantine SET reason = 'too_boring'")
+    [refused], _ = await store.list_quarantined(SHOP, "", 10, "")
+    assert refused.rejection.reason == ERROR_REASON_UNSPECIFIED
+
+
+async def test_a_token_is_of_one_listing(store: PostgresEvents, database_url: str) -> None:
+    store_events(database_url, [make_event(1), make_event(2)])
+    store_refused(database_url, [make_refused(1), make_refused(2)])
+    _, of_events = await store.list_events(SHOP, ListEventsRequest(), 1)
+    _, of_quarantine = await store.list_quarantined(SHOP, "", 1, "")
+    with pytest.raises(ValueError, match="not a page token"):
+        await store.list_quarantined(SHOP, "", 1, of_events)
+    with pytest.raises(ValueError, match="not a page token"):
+        await store.list_events(SHOP, ListEventsRequest(page_token=of_quarantine), 1)
