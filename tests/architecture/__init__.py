@@ -1,0 +1,1 @@
+"""Rules of the tree itself, enforced by reading it."""

@@ -1,0 +1,46 @@
+"""A running system for tests that leave it running."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .stack import Stack
+
+MakeStack = Callable[..., Stack]
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """A system as `make run` gives it, shared by all tests that kill nothing."""
+    running = Stack()
+    try:
+        yield running.start()
+        assert running.stop() == 0
+    finally:
+        running.destroy()
+
+
+@pytest.fixture
+def make_stack() -> Iterator[MakeStack]:
+    """Makes systems of this test's own; the test starts them."""
+    made: list[Stack] = []
+
+    def make(**settings: Any) -> Stack:
+        made.append(Stack(**settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.destroy()
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[Stack]:
+    """A system of a module's own: its tests kill parts of it, and leave it ready."""
+    running = Stack()
+    try:
+        yield running.start()
+        assert running.stop() == 0
+    finally:
+        running.destroy()

@@ -1,0 +1,154 @@
+"""2xx means stored, and once: whoever is killed, whenever, under load."""
+
+import http.client
+import random
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import MakeStack
+from .load import Keys, Load, make_source
+from .stack import Stack, await_restart, pause
+from .waiting import eventually
+
+_RECOVERY_SECONDS = 15.0
+_VICTIMS = ("facade-worker", "facade-master", "core", "worker", "postmaster", "backend")
+# Requests after which a recovered system counts as being back for good.
+_BACK = 200
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[tuple[Stack, Keys]]:
+    """A system whose parts this module's tests kill, one after another, and a source without rate limit."""
+    stack = Stack()
+    try:
+        stack.start()
+        yield stack, make_source(stack, "load")
+        assert stack.stop() == 0
+    finally:
+        stack.destroy()
+
+
+@pytest.mark.parametrize("victim", _VICTIMS)
+def test_a_part_killed_under_load_costs_no_event(loaded: tuple[Stack, Keys], victim: str) -> None:
+    stack, keys = loaded
+    with Load(stack, keys, keep_alive=False) as load:
+        _kill_under_load(stack, load, victim)
+    load.assert_answers_honest()
+    load.assert_stored_once()
+
+
+@pytest.mark.parametrize("victims", [("worker", "facade-worker"), ("core", "worker")], ids=" and ".join)
+def test_two_workers_and_two_facade_workers_store_once_too(
+    make_stack: MakeStack, victims: tuple[str, ...]
+) -> None:
+    stack = make_stack(environment={"POLYLECT_WORKERS": "2", "POLYLECT_FACADE_WORKERS": "2"}).start()
+    assert (len(stack.parts("worker")), len(stack.parts("facade-worker"))) == (2, 2)
+    keys = make_source(stack, "load")
+    with Load(stack, keys, keep_alive=False) as load:
+        for victim in victims:
+            _kill_under_load(stack, load, victim)
+    load.assert_answers_honest()
+    load.assert_stored_once()
+    assert stack.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_under_load_answers_all_and_loses_nothing(
+    make_stack: MakeStack, number: signal.Signals
+) -> None:
+    """Whoever had sent a whole request before the signal is answered, on a fresh connection or an old one.
+
+    Later ones may find the door closed: that no answer then comes is all they may be told.
+    """
+    stack = make_stack().start()
+    keys = make_source(stack, "load")
+    with Load(stack, keys, clients=12, keep_alive=False) as load:
+        load.await_moment()
+        signalled = time.monotonic()
+        code = stack.stop(number)
+        load.stop()
+    assert code == 0
+    unanswered = [one for one in load.exchanges if one.sent and one.sent < signalled and one.status is None]
+    assert not unanswered, (
+        f"{len(unanswered)} requests sent before the signal have no answer: {unanswered[:3]}"
+    )
+    assert eventually(lambda: not stack.left_behind(), "no process is left")
+    load.assert_answers_honest()
+    stack.start()
+    load.assert_stored_once()
+    assert stack.stop() == 0
+
+
+def test_the_supervisor_killed_under_load_costs_no_event(make_stack: MakeStack) -> None:
+    stack = make_stack().start()
+    keys = make_source(stack, "load")
+    with Load(stack, keys, keep_alive=False) as load:
+        load.await_moment()
+        stack.descendants()
+        assert stack.process is not None
+        stack.process.kill()
+        stack.process.wait()
+        load.stop()
+    eventually(lambda: not stack.left_behind(), "no orphan is left", within_seconds=15, context=stack.tail)
+    assert stack.ports_are_free()
+    stack.start()
+    load.assert_answers_honest()
+    load.assert_stored_once()
+    assert stack.stop() == 0
+
+
+def test_a_database_that_does_not_answer_is_said_honestly(loaded: tuple[Stack, Keys]) -> None:
+    stack, keys = loaded
+    with Load(stack, keys, keep_alive=False) as load:
+        load.await_moment()
+        paused = pause(stack.parts("postmaster") + stack.parts("backend") + stack.parts("housekeeper"))
+        try:
+            silent_since = time.monotonic()
+            refused = eventually(
+                lambda: [one for one in load.exchanges if one.status == 503 and one.begun > silent_since],
+                "503 while the database is silent",
+                within_seconds=15,
+                context=load.summary,
+            )
+            assert eventually(lambda: stack.get("/readyz").status == 503, "not ready", within_seconds=15)
+            assert stack.get("/healthz").status == 200
+            silent_until = time.monotonic()
+        finally:
+            for process in paused:
+                process.resume()
+        load.await_acknowledged(_BACK, begun_after=silent_until, within_seconds=_RECOVERY_SECONDS)
+    assert all(int(one.retry_after or 0) >= 1 for one in refused)
+    premature = [
+        one
+        for one in load.exchanges
+        if one.acknowledged and one.begun > silent_since and one.ended < silent_until
+    ]
+    assert not premature, f"acknowledged without a database: {premature[:3]}"
+    load.assert_answers_honest()
+    load.assert_stored_once()
+    eventually(lambda: stack.get("/readyz").status == 200, "ready again")
+
+
+def _kill_under_load(stack: Stack, load: Load, victim: str) -> None:
+    """Kill one process of a role, -9; return when the system takes events again and has that role again."""
+    load.await_moment()
+    candidates = eventually(lambda: stack.parts(victim), f"a process {victim} runs", context=stack.tail)
+    doomed = random.choice(candidates)
+    said_before = len(stack.output)
+    killed = time.monotonic()
+    doomed.kill()
+    load.await_acknowledged(_BACK, begun_after=killed, within_seconds=_RECOVERY_SECONDS)
+    if victim != "backend":
+        await_restart(stack, victim, doomed)
+    if victim in ("core", "worker", "facade-master", "postmaster"):
+        assert "SIGKILL" in stack.output[said_before:], stack.tail()
+    eventually(
+        lambda: stack.get("/readyz").status == 200,
+        "ready again",
+        within_seconds=_RECOVERY_SECONDS,
+        despite=(OSError, http.client.HTTPException),
+        context=stack.tail,
+    )
