@@ -4,7 +4,8 @@ Routes are made when the server starts the worker's event loop, because what the
 core) belongs to that loop. Nothing is shared between workers but the counters' directory.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 import falcon
@@ -39,17 +40,18 @@ _PRINTABLE_ASCII = bytes(range(0x21, 0x7F))
 class FacadeApp(App):  # type: ignore[type-arg]
     """Falcon, but for the moment it waits for the body."""
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Any) -> None:  # type: ignore[override]
-        """Serve one ASGI scope."""
+    def __call__(  # type: ignore[override]
+        self, scope: dict[str, Any], receive: Receive, send: Any
+    ) -> Awaitable[None]:
+        """Serve one ASGI scope. No coroutine of its own, for a frame less to resume."""
         if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
-            return
+            return super().__call__(scope, receive, send)
         # Falcon awaits the first part of the body before it looks at the path: without deadline, and a client
         # that sent `Expect: 100-continue` is told to go on whatever it announced.
         scope[RECEIVE] = receive
         if not scope["query_string"].isascii():
             scope["query_string"] = _percent_encoded(scope["query_string"])
-        await super().__call__(scope, _nothing_yet, send)
+        return super().__call__(scope, _nothing_yet, send)
 
 
 def create_app(options: FacadeOptions, clock: Clock, dialects: Sequence[Dialect] = DIALECTS) -> FacadeApp:
@@ -71,6 +73,8 @@ class _Lifespan:
         self._dialects = dialects
         self._link: CoreLink | None = None
         self._coalescer: Coalescer | None = None
+        self._metrics: Metrics | None = None
+        self._flushing: asyncio.Task[None] | None = None
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Connect and add the routes."""
@@ -86,7 +90,8 @@ class _Lifespan:
             max_waiting_bytes=options.max_waiting_bytes,
             max_waiting_requests=options.max_waiting_requests,
         )
-        metrics = Metrics(options.metrics_dir)
+        metrics = self._metrics = Metrics(options.metrics_dir)
+        self._flushing = asyncio.create_task(metrics.keep_flushing())
         addresses = AddressBook(options.trusted_proxies)
         origins = OriginBook(link.check_origin)
         faces = [Face(dialect, self._clock, addresses, origins) for dialect in self._dialects]
@@ -121,6 +126,9 @@ class _Lifespan:
         """Disconnect, when nothing is under way any more."""
         if self._coalescer is not None:
             await self._coalescer.drain()
+        if self._flushing is not None and self._metrics is not None:
+            self._flushing.cancel()
+            self._metrics.flush()
         if self._link is not None:
             await self._link.close()
 

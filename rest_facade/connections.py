@@ -7,6 +7,7 @@ accepted connection.
 
 import asyncio
 import functools
+import gc
 import logging
 import signal
 import socket
@@ -195,6 +196,7 @@ class FacadeWorker(UvicornWorker):  # type: ignore[misc]
         "loop": "uvloop",
         "http": FacadeProtocol,
         "ws": "none",
+        "interface": "asgi3",
         "lifespan": "on",
         "access_log": False,
         "server_header": False,
@@ -210,6 +212,10 @@ class FacadeWorker(UvicornWorker):  # type: ignore[misc]
         log.propagate = True
 
     async def _serve(self) -> None:
+        # What start-up left behind is never garbage, and a request leaves no cycles: collecting seldom saves
+        # a tenth.
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         self.config.app = self.wsgi
         server = FacadeServer(config=self.config)
         # gunicorn's quick stop. A worker has nothing to gain by leaving requests unanswered.

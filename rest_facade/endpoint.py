@@ -123,7 +123,7 @@ class TakesEvents:
             secure = not (self._development and is_plain_localhost(caller.own_origin))
             cookies = jar.to_set(visitor, request, outcome, secure=secure)
         face.send(resp, answer, caller, is_own or outcome.origin_allowed, cookies)
-        self.metrics.count_outcome(answer.status, outcome)
+        self.metrics.count_outcome(answer.status, outcome, as_batch=as_batch)
 
     async def _refuse(
         self,
@@ -149,9 +149,7 @@ class PostEndpoint(TakesEvents):
 
     allowed_methods = "POST, OPTIONS"
 
-    async def on_post(self, req: Request, resp: Response) -> None:
-        """Take the body's events."""
-        await self.take(req, resp)
+    on_post = TakesEvents.take
 
 
 class PixelEndpoint(TakesEvents):

@@ -13,7 +13,7 @@ class FacadeOptions:
     facade_token: str
     # Emptied at start. Holds the counters all workers share.
     metrics_dir: str
-    # PEM files: authorities of the core's certificate (None: no TLS), and the facade's own certificate and key.
+    # PEM files: authorities of the core (None: no TLS), and the facade's own certificate and key.
     core_tls_ca: str | None = None
     core_tls_cert: str | None = None
     core_tls_key: str | None = None
