@@ -21,7 +21,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Select,
-    and_,
     cast,
     false,
     func,
@@ -113,21 +112,17 @@ class PostgresEvents:
         return None
 
     async def _by_message_id(self, source_id: str | None, message_id: str) -> Event | None:
-        stored = and_(
-            events.c.source_id == dedup_keys.c.source_id,
-            events.c.event_id == dedup_keys.c.event_id,
-            events.c.received_at == dedup_keys.c.received_at,
+        remembered = select(dedup_keys).where(
+            _of_source(dedup_keys.c.source_id, source_id), dedup_keys.c.dedup_key == message_key(message_id)
         )
-        statement = (
-            select(*SELECTED)
-            .select_from(dedup_keys.join(events, stored))
-            .where(
-                _of_source(dedup_keys.c.source_id, source_id),
-                dedup_keys.c.dedup_key == message_key(message_id),
+        for key in await self._database.rows(remembered.limit(1)):
+            # Not a join: with the time given Postgres plans for one partition, not for all (2 ms against 45).
+            statement = select(*SELECTED).where(
+                *(events.c[name] == key[name] for name in ("source_id", "event_id", "received_at"))
             )
-            .limit(1)
-        )
-        return next(map(event_of, await self._database.rows(statement)), None)
+            for row in await self._database.rows(statement):
+                return event_of(row)
+        return None
 
     async def list_events(
         self, source_id: str | None, filters: ListEventsRequest, page_size: int
