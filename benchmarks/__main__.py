@@ -44,9 +44,9 @@ _QUICK = Pace(
     settle_seconds=2,
 )
 _SMOKE = Pace(
-    seconds=1,
+    seconds=0.4,
     rounds=1,
-    warm_up_seconds=1,
+    warm_up_seconds=0.2,
     batch_events=2_000,
     copy_rows=4_000,
     warm_starts=0,
