@@ -210,8 +210,10 @@ class EmbeddedPostgres:
         password = self._directory / "password"
         if not password.exists():
             _write_private(password, secrets.token_urlsafe(24))
-        fresh = self._directory / "data.new"
-        shutil.rmtree(fresh, ignore_errors=True)
+        # An initdb of an owner that was killed may still be writing: never into the same directory.
+        for stale in self._directory.glob("data.new.*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        fresh = self._directory / f"data.new.{secrets.token_hex(4)}"
         fresh.mkdir(mode=0o700)
         if self._account:
             for path in (password, fresh):
@@ -241,6 +243,7 @@ class EmbeddedPostgres:
             capture_output=True,
             text=True,
             pass_fds=handles,
+            preexec_fn=tether(signal.SIGKILL),
             **self._identity(),
         )
         if done.returncode or "FATAL" in done.stderr:
