@@ -141,7 +141,7 @@ async def test_a_cancelled_append_leaves_its_connection_usable(
     with psycopg.connect(database_url) as blocker:
         blocker.execute("LOCK TABLE queue")
         append = asyncio.ensure_future(queue.append(make_batch(name="cancelled")))
-        while not blocker.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall():
+        while not blocker.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall():  # noqa: ASYNC110
             await asyncio.sleep(0)
         append.cancel()
         with pytest.raises(asyncio.CancelledError):
