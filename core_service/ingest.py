@@ -6,6 +6,7 @@ An answer leaves only when everything it speaks of is durable.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
+from typing import Any, TypeAlias
 
 import structlog
 from polylect.v1 import error_reason_pb2 as reasons
@@ -43,6 +44,8 @@ _SERVICE = "/polylect.v1.IngestService"
 _REQUEST_ID_CHARACTERS = 128
 
 _BROKEN = Objection(reasons.ERROR_REASON_INTERNAL, "Internal error")
+
+_Answer: TypeAlias = asyncio.Task[list[EventResult]]
 
 log = structlog.get_logger()
 
@@ -108,44 +111,42 @@ class IngestServicer(IngestServiceServicer):
     ) -> AsyncIterator[IngestStreamResponse]:
         """Judge and commit a caller's messages as they come, and answer them in order."""
         self._callers.require_key(context)
-        answers: asyncio.Queue[asyncio.Task[list[EventResult]] | None] = asyncio.Queue()
+        answers: asyncio.Queue[_Answer | None] = asyncio.Queue()
         room = asyncio.Semaphore(_STREAM_READ_AHEAD)
         reader = asyncio.create_task(self._read_stream(request_iterator, context, answers, room))
-        pending: asyncio.Task[list[EventResult]] | None = None
+        answer: _Answer | None = None
         try:
-            while (pending := await answers.get()) is not None:
-                yield IngestStreamResponse(results=await pending)
+            while (answer := await answers.get()) is not None:
+                yield IngestStreamResponse(results=await answer)
                 room.release()
             await reader
             if self._draining.is_set():
                 raise StorageUnavailable
         finally:
-            reader.cancel()
-            if pending is not None:
-                pending.cancel()
-            while not answers.empty():
-                if (left := answers.get_nowait()) is not None:
-                    left.cancel()
+            await _end(reader)
+            while answer is not None:
+                await _end(answer)
+                answer = answers.get_nowait()
 
     async def _read_stream(
         self,
         requests: AsyncIterator[IngestStreamRequest],
         context: Context,
-        answers: "asyncio.Queue[asyncio.Task[list[EventResult]] | None]",
+        answers: "asyncio.Queue[_Answer | None]",
         room: asyncio.Semaphore,
     ) -> None:
+        """Take messages, and put their answers to be, then None, into `answers`."""
         drained = asyncio.create_task(self._draining.wait())
         try:
             while True:
                 await room.acquire()
-                arriving = asyncio.ensure_future(anext(requests))
-                await asyncio.wait({arriving, drained}, return_when=asyncio.FIRST_COMPLETED)
-                if not arriving.done():
-                    arriving.cancel()
-                    return
+                arriving = asyncio.ensure_future(anext(requests, None))
                 try:
-                    message = arriving.result()
-                except StopAsyncIteration:
+                    await asyncio.wait({arriving, drained}, return_when=asyncio.FIRST_COMPLETED)
+                    message = arriving.result() if arriving.done() else None
+                finally:
+                    await _end(arriving)
+                if message is None:
                     return
                 answers.put_nowait(asyncio.create_task(self._take_message(message, context)))
         finally:
@@ -189,6 +190,14 @@ class IngestServicer(IngestServiceServicer):
             if error is not None:
                 raise error
         return receipt.results
+
+
+async def _end(task: asyncio.Future[Any]) -> None:
+    """Cancel a task, or see that nobody misses what it failed with."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
 
 
 def _refuse_whole(outcome: ClientOutcome, objection: Objection) -> None:
