@@ -69,8 +69,8 @@ class Metrics:
 class EndpointMetrics:
     """The counters of one endpoint.
 
-    Counts go to a dict first and, a moment later, to prometheus-client, whose increments into shared memory cost
-    ten times as much.
+    Counts go to a dict first and, a moment later, to prometheus-client, whose increments into shared memory
+    cost ten times as much.
     """
 
     def __init__(self, requests: Counter, events: Counter, dialect: str, endpoint: str) -> None:
