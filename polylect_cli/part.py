@@ -11,13 +11,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from storage.tether import tether
 
-_FIRST_DELAY_SECONDS = 0.2
-_LAST_DELAY_SECONDS = 5.0
-_DEATHS_TO_GIVE_UP = 8
-_GIVE_UP_WINDOW_SECONDS = 60.0
 _GROUP_PATIENCE_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 
@@ -29,27 +26,37 @@ class GaveUpError(Exception):
     """Says which part can't be kept alive, and where to look."""
 
 
-class BackOff:
-    """When to start again what died: after 0.2 s, doubling to 5 s, and no more after 8 deaths in a minute."""
+@dataclass(frozen=True)
+class Patience:
+    """How often what dies is started again: after a delay that doubles, until it died too often."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    first_delay_seconds: float = 0.2
+    last_delay_seconds: float = 5.0
+    deaths_to_give_up: int = 8
+    window_seconds: float = 60.0
+
+
+PATIENCE = Patience()
+
+
+class BackOff:
+    """When to start again what died. The delay grows with the deaths of the last window."""
+
+    def __init__(self, patience: Patience, clock: Callable[[], float] = time.monotonic) -> None:
+        self._patience = patience
         self._clock = clock
         self._deaths: deque[float] = deque()
-        self._delay_seconds = _FIRST_DELAY_SECONDS
 
     def died(self) -> float | None:
         """Note a death; give the seconds to wait, None when it is time to give up."""
         now = self._clock()
-        if self._deaths and now - self._deaths[-1] > _GIVE_UP_WINDOW_SECONDS:
-            self._delay_seconds = _FIRST_DELAY_SECONDS
-        self._deaths.append(now)
-        while now - self._deaths[0] > _GIVE_UP_WINDOW_SECONDS:
+        while self._deaths and now - self._deaths[0] > self._patience.window_seconds:
             self._deaths.popleft()
-        if len(self._deaths) >= _DEATHS_TO_GIVE_UP:
+        delay_seconds = self._patience.first_delay_seconds * 2.0 ** len(self._deaths)
+        self._deaths.append(now)
+        if len(self._deaths) >= self._patience.deaths_to_give_up:
             return None
-        delay_seconds = self._delay_seconds
-        self._delay_seconds = min(2 * delay_seconds, _LAST_DELAY_SECONDS)
-        return delay_seconds
+        return min(delay_seconds, self._patience.last_delay_seconds)
 
 
 class Part:
@@ -58,8 +65,17 @@ class Part:
     `packed` is asked at every start for what goes to its standard input.
     """
 
-    def __init__(self, name: str, module: str, word: str, packed: Callable[[], bytes], say: Say) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        word: str,
+        packed: Callable[[], bytes],
+        say: Say,
+        patience: Patience = PATIENCE,
+    ) -> None:
         self.name = name
+        self._patience = patience
         # -P: a directory named as one of our packages, where the operator stands, must not be imported.
         self._command = (sys.executable, "-P", "-m", module, f"--instance={word}")
         self._packed = packed
@@ -84,7 +100,7 @@ class Part:
 
     async def keep(self) -> None:
         """Keep it running until `stop`. Raises GaveUpError when it dies too often."""
-        back_off = BackOff()
+        back_off = BackOff(self._patience)
         while not self._stopping.is_set():
             code = await self.run_once()
             if self._stopping.is_set():
@@ -92,8 +108,9 @@ class Part:
             delay_seconds = back_off.died()
             if delay_seconds is None:
                 raise GaveUpError(
-                    f"{self.name} ended {_DEATHS_TO_GIVE_UP} times within a minute, the last time by "
-                    f"{describe_exit(code)}; its own lines above say why"
+                    f"{self.name} ended {self._patience.deaths_to_give_up} times within "
+                    f"{self._patience.window_seconds:.0f} s, the last time by {describe_exit(code)}; "
+                    "its own lines above say why"
                 )
             self._say(
                 "warning",

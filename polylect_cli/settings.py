@@ -181,8 +181,10 @@ def load_settings() -> Settings:
     known = known_names()
     for name in sorted(os.environ):
         if name.startswith(_PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "`polylect config` lists all there are"
+            # The prefix would make all of them alike.
+            bare = [one.removeprefix(_PREFIX) for one in known if one.startswith(_PREFIX)]
+            near = difflib.get_close_matches(name.removeprefix(_PREFIX), bare, n=1, cutoff=0.5)
+            hint = f"did you mean {_PREFIX}{near[0]}?" if near else "`polylect config` lists all there are"
             problems.append(f"{name}: there is no such setting; {hint}")
     try:
         settings = Settings()

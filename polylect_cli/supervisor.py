@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from polylect_cli.handover import LogOptions, pack
-from polylect_cli.part import BackOff, GaveUpError, Part, Say, describe_exit
+from polylect_cli.part import PATIENCE, BackOff, GaveUpError, Part, Say, describe_exit
 from storage.embedded import EmbeddedPostgres
 from storage.postgres_binaries import EmbeddedPostgresError
 from storage.tether import end_processes, inode_word
@@ -180,7 +180,7 @@ class Supervisor:
         self._database_url = postgres.url
 
     async def _keep_postgres(self, postgres: EmbeddedPostgres) -> None:
-        back_off = BackOff()
+        back_off = BackOff(PATIENCE)
         while True:
             while (code := postgres.poll()) is None:  # noqa: ASYNC110 (likewise)
                 await asyncio.sleep(_POLL_SECONDS)

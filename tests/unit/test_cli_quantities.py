@@ -1,0 +1,50 @@
+"""Quantities on the command line."""
+
+import pytest
+
+from polylect_cli.output import CommandError
+from polylect_cli.quantities import parse_duration, parse_rate, rate_text
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "shown"),
+    [
+        ("5/second", (5, 1), "5/second"),
+        ("5/s", (5, 1), "5/second"),
+        ("100/minute", (100, 60), "100/minute"),
+        ("100/m", (100, 60), "100/minute"),
+        ("2000/hour", (2_000, 3_600), "2000/hour"),
+        ("2000/h", (2_000, 3_600), "2000/hour"),
+        ("7/day", (7, 86_400), "7/day"),
+        ("7/d", (7, 86_400), "7/day"),
+    ],
+)
+def test_rates(text: str, rate: tuple[int, int], shown: str) -> None:
+    assert parse_rate(text) == rate
+    assert rate_text(*rate) == shown
+
+
+def test_rates_of_other_windows_are_shown_as_they_are() -> None:
+    assert rate_text(3, 90) == "3/90 s"
+    assert rate_text(0, 1) == "off"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "0/second", "-1/second", "5/", "5/fortnight", "5 / second", "1e3/hour"]
+)
+def test_rates_that_are_none(text: str) -> None:
+    with pytest.raises(CommandError, match="as in 100/minute"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0s", 0), ("90s", 90), ("5m", 300), ("24h", 86_400), ("30d", 2_592_000)]
+)
+def test_durations(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "24", "h", "-1h", "1w", "1.5h"])
+def test_durations_that_are_none(text: str) -> None:
+    with pytest.raises(CommandError, match="as in 24h"):
+        parse_duration(text)
