@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import psycopg
@@ -29,8 +30,8 @@ READY_SECONDS = 30.0
 STOP_SECONDS = 30.0
 NOBODY = 65534
 
+_MARK = "SYSTEM_TEST_STACK"
 _ROLE = re.compile(r"(?:polylect_cli\.run_|/polylect )(\w+)")
-# Ends when told; a signal can't be mistaken for one of these.
 _GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
@@ -82,7 +83,11 @@ class Stack:
     data_dir: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="polylect-")))
     http_port: int = field(default_factory=free_port)
     grpc_port: int = field(default_factory=free_port)
+    # How `polylect` is called.
+    program: tuple[str, ...] = (POLYLECT,)
     process: "subprocess.Popen[bytes] | None" = None
+    # Inherited by every process of this one, by which they are known.
+    _mark: str = field(default_factory=lambda: uuid4().hex)
     _seen: set[psutil.Process] = field(default_factory=set)
     _database_url: str = ""
 
@@ -104,6 +109,7 @@ class Stack:
             "POLYLECT_HTTP_PORT": str(self.http_port),
             "POLYLECT_GRPC_PORT": str(self.grpc_port),
             "POLYLECT_DATA_DIR": str(self.data_dir / "data"),
+            _MARK: self._mark,
             **self.environment,
         }
 
@@ -129,7 +135,7 @@ class Stack:
         """Start another command of the same surroundings, without waiting."""
         with self.output_path.open("ab") as output:
             process = subprocess.Popen(
-                [POLYLECT, *arguments],
+                [*self.program, *arguments],
                 env=self.variables,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -201,7 +207,7 @@ class Stack:
         owned = set(self._seen)
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("POLYLECT_DATA_DIR") == self.variables["POLYLECT_DATA_DIR"]:
+                if process.environ().get(_MARK) == self._mark:
                     owned.add(process)
         return [process for process in owned if _runs(process)]
 
@@ -257,7 +263,7 @@ class Stack:
     ) -> "subprocess.CompletedProcess[str]":
         """Run `polylect` with these arguments to its end."""
         return subprocess.run(
-            [POLYLECT, *arguments],
+            [*self.program, *arguments],
             env={**self.variables, **(environment or {})},
             input=given,
             stdin=subprocess.DEVNULL if given is None else None,

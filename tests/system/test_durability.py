@@ -1,11 +1,13 @@
 """2xx means stored, and once: whoever is killed, whenever, under load."""
 
+import contextlib
 import http.client
 import random
 import signal
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from .conftest import MakeStack
@@ -15,6 +17,8 @@ from .waiting import eventually
 
 _RECOVERY_SECONDS = 15.0
 _VICTIMS = ("facade-worker", "facade-master", "core", "worker", "postmaster", "backend")
+# In one round, each at another moment; fewer a minute than the supervisor takes for hopeless.
+_KILLS = 3
 # Requests after which a recovered system counts as being back for good.
 _BACK = 200
 
@@ -35,7 +39,8 @@ def loaded() -> Iterator[tuple[Stack, Keys]]:
 def test_a_part_killed_under_load_costs_no_event(loaded: tuple[Stack, Keys], victim: str) -> None:
     stack, keys = loaded
     with Load(stack, keys, keep_alive=False) as load:
-        _kill_under_load(stack, load, victim)
+        for _ in range(_KILLS):
+            _kill_under_load(stack, load, victim)
     load.assert_answers_honest()
     load.assert_stored_once()
 
@@ -98,6 +103,48 @@ def test_the_supervisor_killed_under_load_costs_no_event(make_stack: MakeStack) 
     load.assert_answers_honest()
     load.assert_stored_once()
     assert stack.stop() == 0
+
+
+def test_a_power_cut_costs_no_event(make_stack: MakeStack) -> None:
+    """All processes at once; what the operating system had not written yet only a real one can take."""
+    stack = make_stack().start()
+    keys = make_source(stack, "load")
+    with Load(stack, keys, keep_alive=False) as load:
+        load.await_moment()
+        doomed = stack.descendants()
+        assert stack.process is not None
+        # The supervisor first, or it would start again what dies.
+        stack.process.kill()
+        for process in doomed:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        stack.process.wait()
+        load.stop()
+    stack.start()
+    load.assert_answers_honest()
+    load.assert_stored_once()
+    assert stack.stop() == 0
+
+
+def test_a_core_that_does_not_answer_is_said_honestly(loaded: tuple[Stack, Keys]) -> None:
+    stack, keys = loaded
+    with Load(stack, keys, keep_alive=False) as load:
+        load.await_moment()
+        paused = pause(stack.parts("core"))
+        try:
+            silent_since = time.monotonic()
+            eventually(
+                lambda: [one for one in load.exchanges if one.status == 503 and one.begun > silent_since],
+                "503 while the core is silent",
+                within_seconds=20,
+                context=load.summary,
+            )
+        finally:
+            for process in paused:
+                process.resume()
+        load.await_acknowledged(_BACK, begun_after=time.monotonic(), within_seconds=_RECOVERY_SECONDS)
+    load.assert_answers_honest()
+    load.assert_stored_once()
 
 
 def test_a_database_that_does_not_answer_is_said_honestly(loaded: tuple[Stack, Keys]) -> None:

@@ -5,14 +5,18 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 
 from .conftest import MakeStack
 from .stack import NOBODY, POLYLECT, READY_SECONDS, Stack, await_restart
 from .waiting import eventually
 
+_PACKAGES = ("polylect_cli", "polylect")
 _EVENT = {"type": "track", "event": "Lifecycle"}
 _KEY = {"Authorization": "Bearer dk_live_abc123"}
 
@@ -59,6 +63,36 @@ def test_a_signal_while_starting_stops_all_too(make_stack: MakeStack) -> None:
     stack.start()
     _send(stack, "after")
     assert stack.stop() == 0
+
+
+@pytest.mark.parametrize("moment", ["making the database", "preparing it", "starting the core"])
+def test_a_first_start_that_is_killed_can_be_repeated(make_stack: MakeStack, moment: str) -> None:
+    stack = make_stack().launch()
+    sign = {"making the database": "initdb", "preparing it": "run_prepare", "starting the core": "run_core"}[
+        moment
+    ]
+
+    def reached() -> bool:
+        return any(sign in " ".join(_command(process)) for process in stack.descendants())
+
+    eventually(reached, moment, every_seconds=0.005, within_seconds=READY_SECONDS, context=stack.tail)
+    assert stack.process is not None
+    stack.process.kill()
+    stack.process.wait()
+
+    stack.start()
+
+    _send(stack, "after")
+    stack.await_rows("select 1 from events where message_id = 'after'")
+    assert stack.stop() == 0
+    _assert_clean(stack)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def test_a_killed_supervisor_leaves_no_orphan_and_the_next_start_recovers(make_stack: MakeStack) -> None:
@@ -194,17 +228,42 @@ def test_the_database_url_opens_what_is_in_use(own_stack: Stack) -> None:
 def test_it_runs_as_a_normal_user(make_stack: MakeStack) -> None:
     if os.geteuid() != 0:
         pytest.skip("this whole run is one of a normal user")
-    probe = subprocess.run(
-        [POLYLECT, "--help"], user=NOBODY, group=NOBODY, capture_output=True, check=False, cwd="/"
-    )
-    if probe.returncode:
-        pytest.skip(f"user {NOBODY} may not execute {Path(sys.executable).name} where it is installed")
-    stack = make_stack(user=NOBODY).start()
+    program, paths = _program_for_anyone()
+    stack = make_stack(user=NOBODY, program=program, environment=paths).start()
     _send(stack, "as-nobody")
     stack.await_rows("select 1 from events where message_id = 'as-nobody'")
     assert {process.uids().effective for process in stack.descendants()} == {NOBODY}
     assert stack.stop() == 0
     _assert_clean(stack)
+
+
+def _program_for_anyone() -> tuple[tuple[str, ...], dict[str, str]]:
+    """Give a way to call `polylect` that NOBODY may go: our interpreter may lie in root's own home."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    specs = [find_spec(name) for name in _PACKAGES]
+    places = [str(Path(at).parent) for spec in specs if spec for at in spec.submodule_search_locations or ()]
+    paths = {"PYTHONPATH": os.pathsep.join([*places, sysconfig.get_path("purelib")])}
+    call = "from polylect_cli.main import main; main()"
+    for program, environment in (
+        ((POLYLECT,), {}),
+        ((f"/usr/bin/{version}", "-c", call), paths),
+        ((f"/usr/local/bin/{version}", "-c", call), paths),
+    ):
+        try:
+            subprocess.run(
+                [*program, "--help"],
+                user=NOBODY,
+                group=NOBODY,
+                extra_groups=[],
+                env={**os.environ, **environment},
+                capture_output=True,
+                check=True,
+                cwd="/",
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return program, environment
+    pytest.skip(f"there is no {version} here that user {NOBODY} may execute")
 
 
 def test_parts_run_apart_over_a_database_that_is_given(own_stack: Stack, make_stack: MakeStack) -> None:
