@@ -16,7 +16,6 @@ import grpc
 import structlog
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from polylect.v1 import ingest_pb2, quarantine_pb2, query_pb2, source_pb2
 from polylect.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
 from polylect.v1.quarantine_pb2_grpc import add_QuarantineServiceServicer_to_server
@@ -26,6 +25,7 @@ from polylect.v1.source_pb2_grpc import add_SourceServiceServicer_to_server
 from core_service.admission import Admission
 from core_service.callers import Callers
 from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
+from core_service.discovery import add_reflection
 from core_service.fingerprint import Fingerprints
 from core_service.ingest import IngestServicer
 from core_service.interceptor import ErrorInterceptor
@@ -176,7 +176,7 @@ async def start_core(
     _add_services(server, stores, options, parts)
     healthiness = cast("Any", health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthiness, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    add_reflection((*SERVICES, health.SERVICE_NAME), server)
     port = _listen(server, options)
     with contextlib.suppress(ConnectionError):
         await keys.reload()
