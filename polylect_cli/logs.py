@@ -17,8 +17,10 @@ def configure_logs(part: str, level: str, style: Literal["auto", "json", "consol
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # Without local variables: among them are keys, tokens and what clients sent.
+    traces = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     rendering: list[structlog.typing.Processor] = [
-        structlog.processors.dict_tracebacks,
+        structlog.processors.ExceptionRenderer(traces),
         structlog.processors.JSONRenderer(),
     ]
     if style == "console":

@@ -185,7 +185,7 @@ quarantine = Table(
     Column("client_ip", Text),
 )
 
-# Salt of the visitor fingerprints made on a UTC day. Deleted after the day, so that nobody can recompute them.
+# Salt of the visitor fingerprints made on a UTC day. Deleted after it, so that nobody can recompute them.
 daily_salts = Table(
     "daily_salts",
     metadata,
