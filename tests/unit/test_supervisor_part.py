@@ -44,7 +44,7 @@ class Trial:
 
     async def pids(self, count: int) -> list[int]:
         async with asyncio.timeout(20):
-            while len(found := self._written()) < count:
+            while len(found := self._written()) < count:  # noqa: ASYNC110 (another process writes)
                 await asyncio.sleep(0.01)
         return found
 
