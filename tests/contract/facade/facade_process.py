@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -120,3 +120,15 @@ async def read_reply(reader: asyncio.StreamReader) -> Reply:
     headers = {name.strip().lower(): value.strip() for name, _, value in fields}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Reply(int(head[0].split()[1]), headers, (), body)
+
+
+async def until(
+    is_so: Callable[[Reply], bool], ask: Callable[[], Awaitable[Reply]], *, seconds: float = 10
+) -> Reply:
+    """Ask until the reply is so; raises TimeoutError when it does not come to that."""
+    async with asyncio.timeout(seconds):
+        reply = await ask()
+        while not is_so(reply):
+            await asyncio.sleep(0.02)
+            reply = await ask()
+    return reply
