@@ -1,0 +1,177 @@
+"""Group commit: what shares a row, what happens when a row fails, and what is too much."""
+
+import asyncio
+
+import pytest
+from polylect.v1.event_pb2 import Event
+from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.queue_pb2 import EventBatch
+
+from core_service.commit import (
+    BUFFER_BYTES,
+    ROW_BYTES,
+    ROW_ITEMS,
+    CommitFailed,
+    Consignment,
+    GroupCommit,
+    Parcel,
+)
+from core_service.errors import Overloaded, StorageUnavailable
+
+
+class GatedQueue:
+    """A queue in memory whose appends wait until the gate is open."""
+
+    def __init__(self) -> None:
+        self.rows: list[EventBatch] = []
+        self.begun = 0
+        self.gate = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def append(self, batch: EventBatch) -> None:
+        self.begun += 1
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        self.rows.append(batch)
+
+
+def parcel(*names: str, size_bytes: int = 100) -> Parcel:
+    made = Parcel()
+    made.events = [Event(name=name) for name in names]
+    made.size_bytes = size_bytes
+    return made
+
+
+def names_in(batch: EventBatch) -> list[str]:
+    return [event.name for event in batch.events]
+
+
+async def wait_all(tasks: list[asyncio.Task[object]]) -> list[object]:
+    async with asyncio.timeout(5):
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def started(*commits: object) -> list[asyncio.Task[object]]:
+    tasks = [asyncio.create_task(commit) for commit in commits]  # type: ignore[arg-type]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_two_flushes_go_and_the_rest_shares_the_next_row() -> None:
+    queue = GatedQueue()
+    group = GroupCommit(queue)
+    tasks = await started(*(group.commit([parcel(str(n))]) for n in range(50)))
+    assert queue.begun == 2
+    assert not any(task.done() for task in tasks)
+    queue.gate.set()
+    assert await wait_all(tasks) == [[None]] * 50
+    assert [len(row.events) for row in queue.rows] == [1, 1, 48]
+    assert [name for row in queue.rows for name in names_in(row)] == [str(n) for n in range(50)]
+
+
+async def test_nothing_to_commit_waits_for_nothing() -> None:
+    queue = GatedQueue()
+    assert await GroupCommit(queue).commit([Parcel()]) == [None]
+    assert queue.begun == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(ConnectionError("gone"), StorageUnavailable), (ValueError("a bug"), CommitFailed)],
+)
+async def test_a_failed_row_fails_its_waiters_only(error: Exception, told: type[Exception]) -> None:
+    queue = GatedQueue()
+    group = GroupCommit(queue)
+    queue.error = error
+    queue.gate.set()
+    (failed,) = await group.commit([parcel("a")])
+    assert type(failed) is told
+    queue.error = None
+    assert await group.commit([parcel("b")]) == [None]
+    assert [names_in(row) for row in queue.rows] == [["b"]]
+
+
+async def test_a_full_buffer_takes_nothing_more_until_it_has_room() -> None:
+    queue = GatedQueue()
+    group = GroupCommit(queue)
+    half = BUFFER_BYTES // 2
+    first = await started(
+        group.commit([parcel("a", size_bytes=half)]), group.commit([parcel("b", size_bytes=half)])
+    )
+    with pytest.raises(Overloaded):
+        await group.commit([parcel("c", size_bytes=1)])
+    queue.gate.set()
+    assert await wait_all(first) == [[None], [None]]
+    # However large, one call alone is always taken.
+    assert await group.commit([parcel("d", size_bytes=2 * BUFFER_BYTES)]) == [None]
+    assert sorted(name for row in queue.rows for name in names_in(row)) == ["a", "b", "d"]
+
+
+async def test_room_comes_back_after_failures_too() -> None:
+    queue = GatedQueue()
+    group = GroupCommit(queue)
+    queue.gate.set()
+    queue.error = ConnectionError("gone")
+    for _ in range(5):
+        (failed,) = await group.commit([parcel("a", size_bytes=BUFFER_BYTES)])
+        assert isinstance(failed, StorageUnavailable)
+
+
+async def test_one_who_goes_away_holds_nobody_up() -> None:
+    queue = GatedQueue()
+    group = GroupCommit(queue)
+    gone, *others = await started(*(group.commit([parcel(str(n))]) for n in range(4)))
+    gone.cancel()
+    queue.gate.set()
+    assert await wait_all(others) == [[None]] * 3
+    await group.drain()
+    assert sorted(name for row in queue.rows for name in names_in(row)) == ["0", "1", "2", "3"]
+
+
+async def test_drain_waits_for_everything() -> None:
+    queue = GatedQueue()
+    group = GroupCommit(queue)
+    tasks = await started(*(group.commit([parcel(str(n))]) for n in range(10)))
+    (draining,) = await started(group.drain())
+    assert not draining.done()
+    queue.gate.set()
+    await wait_all([draining])
+    assert sum(len(row.events) for row in queue.rows) == 10
+    await wait_all(tasks)
+
+
+async def test_a_row_is_bounded() -> None:
+    queue = GatedQueue()
+    group = GroupCommit(queue)
+    tasks = await started(
+        *(group.commit([parcel("a", size_bytes=ROW_BYTES // 2)]) for _ in range(7)),
+        group.commit([parcel(*["b"] * (ROW_ITEMS - 1), size_bytes=1)]),
+        group.commit([parcel("c", "d", size_bytes=1)]),
+    )
+    queue.gate.set()
+    await wait_all(tasks)
+    assert [len(row.events) for row in queue.rows] == [1, 1, 2, 2, ROW_ITEMS, 2]
+
+
+def test_a_consignment_that_fits_is_one_parcel() -> None:
+    consignment = Consignment(1_000)
+    assert consignment.add([Event(name="a")], [QuarantinedEvent(raw=b"b")]) == range(0, 1)
+    assert consignment.add([Event(name="c")], []) == range(0, 1)
+    (only,) = consignment.parcels
+    assert (len(only), only.size_bytes) == (3, 1_000)
+
+
+def test_a_consignment_is_cut_by_number_and_by_size() -> None:
+    by_number = Consignment(1_000)
+    assert by_number.add([Event(name="a")] * (ROW_ITEMS - 1), []) == range(0, 1)
+    assert by_number.add([Event(name="b")] * 2, []) == range(0, 2)
+    assert by_number.add([], [QuarantinedEvent(raw=b"c")]) == range(1, 2)
+    assert [len(one) for one in by_number.parcels] == [ROW_ITEMS, 2]
+
+    wide = Event(name="w" * (ROW_BYTES // 3))
+    by_size = Consignment(ROW_BYTES + 1)
+    assert by_size.add([wide] * 5, []) == range(0, 3)
+    assert [len(one) for one in by_size.parcels] == [2, 2, 1]
+    assert all(one.size_bytes <= ROW_BYTES for one in by_size.parcels)
