@@ -61,11 +61,11 @@ class CoreError(Exception):
 class StorageUnavailable(CoreError):
     """Nothing could be made durable, or read."""
 
-    def __init__(self) -> None:
+    def __init__(self, message: str = "Storage is not available") -> None:
         """Say so neutrally: the cause is logged where it happened."""
         super().__init__(
             reasons.ERROR_REASON_STORAGE_UNAVAILABLE,
-            "Storage is not available",
+            message,
             retry_after_seconds=STORAGE_RETRY_SECONDS,
         )
 

@@ -121,7 +121,7 @@ class IngestServicer(IngestServiceServicer):
                 room.release()
             await reader
             if self._draining.is_set():
-                raise StorageUnavailable
+                raise StorageUnavailable("The core is stopping")
         finally:
             await _end(reader)
             while answer is not None:

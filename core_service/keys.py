@@ -114,15 +114,16 @@ class KeyRing:
     async def follow(self) -> None:
         """Apply changes for ever."""
         async for source_id in self._store.watch():
-            scope = source_id
+            scope, failing = source_id, False
             while True:
                 try:
                     await self.reload(scope)
                     break
                 except ConnectionError as error:
-                    log.warning("keys_not_reloaded", error=str(error))
+                    if not failing:
+                        log.warning("keys_not_reloaded", error=str(error))
+                    scope, failing = None, True
                     await asyncio.sleep(_RETRY_SECONDS)
-                    scope = None
 
     def _drop(self, source_id: str) -> None:
         self._sources.pop(source_id, None)

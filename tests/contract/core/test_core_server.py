@@ -35,10 +35,12 @@ from polylect.v1.ingest_pb2 import BatchIngestRequest, ClientItem, IngestRequest
 from polylect.v1.query_pb2 import ListEventsRequest
 
 from core_service.server import SERVICES, CoreOptions, open_stores, start_core
+from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 from storage.sources import PostgresSources
 
+# Made once for these tests, good for a hundred years and for nothing else.
 TLS = Path(__file__).with_name("tls")
 SERVICE = ingest_pb2.KEY_KIND_SERVICE
 
@@ -257,9 +259,9 @@ class BrokenSalts(PostgresSources):
 
 
 async def test_a_fault_of_ours_is_neutral_and_spoils_no_neighbour(start: Any, options: CoreOptions) -> None:
-    async with open_stores(options) as stores:
-        sources = stores.sources
-        broken = BrokenSalts(sources._database, include_demo=False)
+    database = Database(options.database_url)
+    async with open_stores(options) as stores, contextlib.aclosing(database):
+        broken = BrokenSalts(database, include_demo=False)
         core = await start(stores=stores._replace(sources=broken, events=None))
         await core.make_source()
         key = await core.make_key(kind=SERVICE)
