@@ -16,9 +16,11 @@ from typing import Any
 
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from uvicorn import Config, Server
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
+
+from rest_facade.response_cycle import WholeResponseCycle
 
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 128
@@ -97,6 +99,11 @@ class FacadeProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._draining:
             self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        # The only seam uvicorn leaves: it makes the cycle itself.
+        cycle.__class__ = WholeResponseCycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         """Stop waiting for the rest of a refused body: it is here."""
