@@ -83,8 +83,8 @@ def _explained(error: grpc.RpcError, target: str) -> CommandError:
     for detail in details:
         fault, info = BadRequest(), ErrorInfo()
         if detail.Unpack(fault):
-            fields = "; ".join(f"{one.field}: {one.description}" for one in fault.field_violations)
-            said = f"{said} ({fields})" if fields and fields not in said else said
+            news = [one for one in fault.field_violations if one.description not in said]
+            said += "".join(f"; {one.field}: {one.description}" for one in news)
         elif detail.Unpack(info) and not said:
             said = info.reason
     return CommandError(said or code.name)

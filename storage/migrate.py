@@ -38,7 +38,7 @@ def migrate(database_url: str) -> None:
     if is_current(database_url):
         return
     upgrade = subprocess.run(
-        [sys.executable, "-m", "storage.migrations.upgrade"],
+        [sys.executable, "-P", "-m", "storage.migrations.upgrade"],
         input=f"{database_url}\n",
         capture_output=True,
         text=True,

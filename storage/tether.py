@@ -1,8 +1,8 @@
 """Ties child processes to the life of the one that starts them, and ends those an earlier life left.
 
-Hides how: Linux' parent death signal; and that a process is known by words in its command line, which can be
-read where nothing else of another user's process can (in a container root may not trace). Callers choose words no
-other instance uses.
+Hides how: Linux' parent death signal; and that a process is known by words in its command line, which are
+readable where nothing else of another user's process is (in a container root may not trace). Callers choose
+words no other instance uses.
 """
 
 import contextlib
