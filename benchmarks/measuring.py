@@ -17,6 +17,8 @@ from benchmarks.stack import Source, Stack
 
 _LEVEL_SECONDS = 120.0
 _POLL_SECONDS = 0.02
+# More than this and a rate says little of the product.
+_QUIET_SHARE = 0.1
 PARTS = ("facade", "core", "worker", "postgres")
 
 
@@ -73,15 +75,20 @@ def measure(
         quarantined=stack.quarantined(source) - quarantined_before,
         unanswered=outcome.unanswered * size,
     )
+    others_share = cpu.others_share(cpu_before)
     if outcome.refused_by_status:
         account.notes.append(f"refused with {outcome.refused_by_status}")
+    if others_share > _QUIET_SHARE:
+        account.notes.append(
+            "other processes used the machine meanwhile (see others): the product needs every CPU"
+        )
     return Measured(
         outcome=outcome,
         account=account,
         level_seconds=max(0.0, level_at - outcome.last_answer_at),
         stored_rate=account.stored / max(1e-9, level_at - outcome.first_request_at),
         cpu_seconds=cpu.since(cpu_before),
-        others_share=cpu.others_share(cpu_before),
+        others_share=others_share,
     )
 
 
