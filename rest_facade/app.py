@@ -18,9 +18,10 @@ from rest_facade.address import AddressBook
 from rest_facade.body import BodyReader, ReadingBudget, Receive
 from rest_facade.caller import read_caller
 from rest_facade.coalescer import Coalescer
+from rest_facade.connections import COUNT_UNPARSED
 from rest_facade.core_link import CoreLink, read_tls
 from rest_facade.dialects import DIALECTS
-from rest_facade.endpoint import RECEIVE, PixelEndpoint, PostEndpoint
+from rest_facade.endpoint import RECEIVE, PixelEndpoint, PostEndpoint, TakesEvents
 from rest_facade.face import Clock, Face
 from rest_facade.health import HealthResource, MetricsResource, ReadyResource
 from rest_facade.metrics import Metrics
@@ -34,6 +35,12 @@ _log = structlog.get_logger()
 
 # The dialect GET /api/v1/stats belongs to.
 _STATS_DIALECT = "pulse"
+# Of what the server refused before there was a request.
+_UNPARSED_REASONS = {
+    400: reasons.ERROR_REASON_PAYLOAD_UNREADABLE,
+    431: reasons.ERROR_REASON_PAYLOAD_TOO_LARGE,
+    503: reasons.ERROR_REASON_OVERLOADED,
+}
 _PRINTABLE_ASCII = bytes(range(0x21, 0x7F))
 
 
@@ -92,35 +99,43 @@ class _Lifespan:
         )
         metrics = self._metrics = Metrics(options.metrics_dir)
         self._flushing = asyncio.create_task(metrics.keep_flushing())
+        unparsed = metrics.of("", "")
+        scope.get("state", {})[COUNT_UNPARSED] = lambda status: unparsed.count_answer(
+            status, _UNPARSED_REASONS[status]
+        )
         addresses = AddressBook(options.trusted_proxies)
         origins = OriginBook(link.check_origin)
-        faces = [Face(dialect, self._clock, addresses, origins) for dialect in self._dialects]
-        budget = ReadingBudget(options.max_reading_bytes)
         routes: dict[str, Any] = {
             "/healthz": HealthResource(),
             "/readyz": ReadyResource(link),
             "/metrics": MetricsResource(metrics),
         }
-        for face in faces:
-            name = face.dialect.name
-            for endpoint in face.dialect.endpoints:
-                kind = PixelEndpoint if endpoint.pixel else PostEndpoint
-                reader = BodyReader(endpoint.max_bytes, options.body_timeout_seconds, budget)
-                routes[endpoint.path] = kind(
-                    face,
-                    endpoint,
-                    coalescer,
-                    reader,
-                    metrics.of(name, endpoint.path),
-                    development=options.development,
-                )
-            if name == _STATS_DIALECT:
-                routes[STATS_PATH] = StatsResource(face, link, metrics.of(name, STATS_PATH))
+        budget = ReadingBudget(options.max_reading_bytes)
+        for dialect in self._dialects:
+            face = Face(dialect, self._clock, addresses, origins)
+            routes |= self._endpoints(face, coalescer, budget, metrics)
+            if dialect.name == _STATS_DIALECT:
+                routes[STATS_PATH] = StatsResource(face, link, metrics.of(dialect.name, STATS_PATH))
         for path, resource in routes.items():
             self.app.add_route(path, resource)
         everything_else = _EverythingElse(routes, addresses, metrics)
         self.app.add_error_handler(falcon.HTTPError, everything_else.answer_unrouted)
         self.app.add_error_handler(Exception, everything_else.answer_fault)
+
+    def _endpoints(
+        self, face: Face, coalescer: Coalescer, budget: ReadingBudget, metrics: Metrics
+    ) -> dict[str, TakesEvents]:
+        return {
+            endpoint.path: (PixelEndpoint if endpoint.pixel else PostEndpoint)(
+                face,
+                endpoint,
+                coalescer,
+                BodyReader(endpoint.max_bytes, self._options.body_timeout_seconds, budget),
+                metrics.of(face.dialect.name, endpoint.path),
+                development=self._options.development,
+            )
+            for endpoint in face.dialect.endpoints
+        }
 
     async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Disconnect, when nothing is under way any more."""

@@ -30,6 +30,9 @@ _LINGER_SECONDS = 5.0
 # For a request that is on its way on an idle connection when the worker stops.
 _LAST_CALL_SECONDS = 1.0
 
+COUNT_UNPARSED = "count_unparsed"
+"""Where the lifespan's state may hold a function that is told the status of each refusal made here."""
+
 _TEXTS = {400: b"Bad request", 431: b"Request head too large", 503: b"Too many connections"}
 
 
@@ -167,6 +170,9 @@ class FacadeProtocol(HttpToolsProtocol):
             + body
         )
         self.transport.close()
+        count = self.app_state.get(COUNT_UNPARSED)
+        if count is not None:
+            count(status)
 
 
 class FacadeServer(Server):

@@ -260,6 +260,9 @@ async def test_counts_answers_and_events_by_reason(facade: Facade) -> None:
     events = [{"type": "pageview", "url": "/a"}, {"type": "pageview"}]
     batch = json.dumps({"projectKey": "pk_live_xyz", "visitorId": "v", "events": events}).encode()
     assert (await facade.ask("POST", "/api/events", {}, batch)).status == 200
+    async with facade.connection() as (reader, writer):
+        writer.write(b"no http\r\n\r\n")
+        await reader.read()
     lines = (await facade.ask("GET", "/metrics")).body.decode().splitlines()
     requests = 'polylect_facade_requests_total{dialect="%s",endpoint="%s",reason="%s",status="%d"} 1.0'
     tallies = 'polylect_facade_events_total{dialect="%s",endpoint="%s",reason="%s"} 1.0'
@@ -268,6 +271,7 @@ async def test_counts_answers_and_events_by_reason(facade: Facade) -> None:
         requests % ("pulsora", "/api/ingest", "credential_missing", 401),
         requests % ("pulsora", "/api/ingest", "payload_unreadable", 400),
         requests % ("apex", "/api/events", "", 200),
+        requests % ("", "", "payload_unreadable", 400),
         tallies % ("pulsora", "/api/ingest", ""),
         tallies % ("apex", "/api/events", ""),
         tallies % ("apex", "/api/events", "field_missing"),
