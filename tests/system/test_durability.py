@@ -2,17 +2,20 @@
 
 import contextlib
 import http.client
+import json
 import random
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
 import psutil
+import psycopg
 import pytest
 
 from .conftest import MakeStack
 from .load import Keys, Load, make_source
-from .stack import Stack, await_restart, pause
+from .stack import STOP_SECONDS, Stack, await_restart, pause
 from .waiting import eventually
 
 _RECOVERY_SECONDS = 15.0
@@ -43,6 +46,88 @@ def test_a_part_killed_under_load_costs_no_event(loaded: tuple[Stack, Keys], vic
             _kill_under_load(stack, load, victim)
     load.assert_answers_honest()
     load.assert_stored_once()
+
+
+@pytest.mark.parametrize("victim", ["worker", "backend"])
+@pytest.mark.parametrize("table", ["events", "queue"])
+def test_a_claim_cut_short_is_done_again_once(loaded: tuple[Stack, Keys], table: str, victim: str) -> None:
+    """Held up before it writes its events, or before it removes its rows, and killed just there."""
+    stack, keys = loaded
+    paused = pause(stack.parts("worker"))
+    with Load(stack, keys) as load:
+        load.await_acknowledged(300)
+    stack.forget_database_url()
+    with contextlib.suppress(psycopg.OperationalError), psycopg.connect(stack.database_url) as holder:
+        # Readers may pass, writers wait.
+        holder.execute(f"lock table {table} in share mode")
+        for process in paused:
+            process.resume()
+        waiting = eventually(
+            lambda: stack.sql("select pid from pg_stat_activity where wait_event_type = 'Lock'"),
+            "the worker waits for the table",
+        )
+        doomed = stack.part("worker") if victim == "worker" else psutil.Process(waiting[0][0])
+        doomed.kill()
+        eventually(lambda: not doomed.is_running() or doomed.status() == psutil.STATUS_ZOMBIE, "it is dead")
+    if victim == "worker":
+        await_restart(stack, victim, doomed)
+    load.assert_stored_once()
+
+
+def test_a_stop_answers_every_connection_that_was_accepted(make_stack: MakeStack) -> None:
+    """Whole requests and begun ones, on connections none of which had an answer before."""
+    stack = make_stack().start()
+    keys = make_source(stack, "load")
+    clients = [Raw(stack, keys, f"accepted-{number}") for number in range(60)]
+    for client in clients[:40]:
+        client.send_all()
+    for client in clients[40:]:
+        client.send_half()
+    assert stack.process is not None
+    stack.process.send_signal(signal.SIGTERM)
+    eventually(lambda: "stopping" in stack.output, "it is stopping", every_seconds=0.01)
+    for client in clients[40:]:
+        client.send_rest()
+
+    answers = [client.read_answer() for client in clients]
+
+    assert stack.process.wait(STOP_SECONDS) == 0
+    assert [answer for answer in answers if answer not in (200, 503)] == []
+    assert answers[:40] == [200] * 40
+    stack.start()
+    stack.wait_until_drained()
+    assert stack.sql("select count(*) from events") == [(answers.count(200),)]
+    assert stack.stop() == 0
+
+
+class Raw:
+    """One request, sent in the pieces a test wants."""
+
+    def __init__(self, stack: Stack, keys: Keys, message_id: str) -> None:
+        body = json.dumps({"type": "track", "event": "Raw", "messageId": message_id}).encode()
+        head = (
+            f"POST /v1/t HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {keys.datafly}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self._half, self._rest = head.encode() + body[:20], body[20:]
+        self._socket = socket.create_connection(("127.0.0.1", stack.http_port), timeout=15)
+
+    def send_half(self) -> None:
+        self._socket.sendall(self._half)
+
+    def send_rest(self) -> None:
+        self._socket.sendall(self._rest)
+
+    def send_all(self) -> None:
+        self._socket.sendall(self._half + self._rest)
+
+    def read_answer(self) -> int:
+        """Give the status. Raises OSError or HTTPException when there is no whole answer."""
+        with self._socket:
+            answer = http.client.HTTPResponse(self._socket)
+            answer.begin()
+            assert answer.read()
+            return answer.status
 
 
 @pytest.mark.parametrize("victims", [("worker", "facade-worker"), ("core", "worker")], ids=" and ".join)
