@@ -16,7 +16,7 @@ from polylect.v1.query_pb2_grpc import QueryServiceStub
 from polylect.v1.source_pb2_grpc import SourceServiceStub
 
 from polylect_cli.output import EXIT_UNREACHABLE, CommandError
-from polylect_cli.settings import Settings, load_settings, token
+from polylect_cli.settings import Settings, check_files, load_settings, token
 
 _TIMEOUT_SECONDS = 10.0
 
@@ -44,6 +44,7 @@ class Core:
 def connected() -> Iterator[Core]:
     """Open a connection for one command."""
     settings = load_settings()
+    check_files(settings)
     admin_token = token(settings, "admin")
     if admin_token is None:
         raise CommandError(
@@ -72,7 +73,7 @@ def _explained(error: grpc.RpcError, target: str) -> CommandError:
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) and not details:
         return CommandError(
             f"no core answers at {target}: is it running (make run, polylect up)? "
-            "POLYLECT_GRPC_PORT or POLYLECT_CORE_ADDRESS say where to look",
+            f"POLYLECT_GRPC_PORT or POLYLECT_CORE_ADDRESS say where to look ({said})",
             EXIT_UNREACHABLE,
         )
     if code is grpc.StatusCode.UNAUTHENTICATED:

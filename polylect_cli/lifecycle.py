@@ -9,24 +9,28 @@ import typer
 from polylect_cli import parts
 from polylect_cli.handover import hand_over, pack
 from polylect_cli.output import print_json, print_line, print_table
-from polylect_cli.settings import Settings, describe, load_settings
+from polylect_cli.settings import Settings, check_files, describe, load_settings
 
 
 def up() -> None:
     """Run everything on this machine: database, core, worker and facade, until Ctrl-C."""
-    plan = parts.plan(load_settings())
+    settings = load_settings()
+    check_files(settings)
+    plan = parts.plan(settings)
     hand_over("polylect_cli.run_up", [sys.argv[0]], msgspec.json.encode(plan))
 
 
 def core() -> None:
     """Run the core alone: gRPC, for a fleet."""
     settings = load_settings()
+    check_files(settings)
     _run("core", settings, {**parts.core_options(settings), "database_url": parts.database_url(settings)})
 
 
 def facade() -> None:
     """Run the facade alone: HTTP, for a fleet."""
     settings = load_settings()
+    check_files(settings)
     _run("facade", settings, parts.facade_options(settings))
 
 

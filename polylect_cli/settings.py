@@ -198,6 +198,17 @@ def load_settings() -> Settings:
     return settings
 
 
+def check_files(settings: Settings) -> None:
+    """See that the files named can be read. Raises SettingsError."""
+    for attribute, field in Settings.model_fields.items():
+        if "_tls_" not in attribute or getattr(settings, attribute) is None:
+            continue
+        try:
+            getattr(settings, attribute).read_bytes()
+        except OSError as error:
+            raise SettingsError(f"{field.validation_alias}: {error.filename}: {error.strerror}") from error
+
+
 def describe(settings: Settings) -> list[SettingRow]:
     """List all settings, secrets masked."""
     rows = []

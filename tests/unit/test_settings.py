@@ -136,6 +136,12 @@ def test_a_plan_with_tls_needs_the_way_back(monkeypatch: pytest.MonkeyPatch) -> 
         parts.plan(load_settings())
 
 
+def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYLECT_CORE_TLS_CA", "/nowhere/ca.pem")
+    with pytest.raises(SettingsError, match=r"POLYLECT_CORE_TLS_CA: /nowhere/ca\.pem: No such file"):
+        settings.check_files(load_settings())
+
+
 def test_no_part_reads_the_environment() -> None:
     root = Path(settings.__file__).parents[1]
     readers = set()
