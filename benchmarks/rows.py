@@ -182,9 +182,11 @@ def single(
     detail = {
         "product": [run.as_json() for run in runs],
         "ceilings": ceilings,
-        "warm_up_balanced": warm_up.balanced,
     }
-    return RowResult(name, title, figures, total_account(runs), detail)
+    account = total_account(runs)
+    if not warm_up.balanced:
+        account.add(warm_up)
+    return RowResult(name, title, figures, account, detail)
 
 
 def batch(bench: Bench, name: str, title: str, *, size: int, stored: Target | None = None) -> RowResult:
@@ -218,7 +220,10 @@ def batch(bench: Bench, name: str, title: str, *, size: int, stored: Target | No
         Figure("others", 100 * max(run.others_share for run in runs), "% CPU"),
     ]
     detail = {"product": [run.as_json() for run in runs], "ceilings": ceilings}
-    return RowResult(name, title, figures, total_account([warm_up, *runs]), detail)
+    account = total_account(runs)
+    if not warm_up.account.balanced:
+        account.add(warm_up.account)
+    return RowResult(name, title, figures, account, detail)
 
 
 def _ratios(rates: list[float], ceilings: list[float]) -> list[float]:
