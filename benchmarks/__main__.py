@@ -5,6 +5,8 @@ measured.
 """
 
 import os
+import signal
+import sys
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -84,6 +86,8 @@ def main(
     if loader not in ("auto", "wrk", "own"):
         console.print("[red]--loader is wrk, own or auto[/]")
         raise typer.Exit(2)
+    # As Ctrl-C: the system stops in order and the scratch directory goes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pace = _SMOKE if smoke else _QUICK if quick else _FULL
     try:
         results, lost = _run(console, chosen, pace, loader, scratch, keep, json_path)
