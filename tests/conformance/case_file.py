@@ -129,7 +129,7 @@ def parse_case(name: str, text: str) -> Case:
             about=written.pop("about"),
             source=written.pop("source"),
             now=datetime.fromisoformat(written.pop("now", _DEFAULT_NOW)),
-            setup=Setup(**written.pop("setup", {})),
+            setup=_setup(written.pop("setup", {})),
             steps=tuple(_steps(written.pop("steps"))),
             events=written.pop("events", None),
             quarantined=written.pop("quarantined", None),
@@ -140,6 +140,12 @@ def parse_case(name: str, text: str) -> Case:
     if written:
         raise BadCase(f"unknown: {', '.join(written)}")
     return case
+
+
+def _setup(written: Mapping[str, Any]) -> Setup:
+    facade = written.get("facade", {})
+    plain = {name: float(value) if isinstance(value, Decimal) else value for name, value in facade.items()}
+    return Setup(**{**written, "facade": plain})
 
 
 def _steps(written: Sequence[Mapping[str, Any]]) -> Iterator[Step]:

@@ -1,7 +1,7 @@
 """Compares what came with what a case file expects, whole, and says where they differ.
 
-A text that begins with "~ " is a regular expression for the whole value. Numbers are the same when their digits
-are: 79.9 is not 79.90, 1 is not 1.0.
+A text that begins with "~ " is a regular expression for the whole value. Numbers are the same when their
+digits are: 79.9 is not 79.90, 1 is not 1.0.
 """
 
 import json

@@ -6,13 +6,14 @@ Everything but the database is made anew for each use, so that no quota, cookie 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import grpc
 import psycopg
+from case_file import Setup
 from google.protobuf.json_format import ParseDict
 from polylect.v1 import source_pb2
 from polylect.v1.event_pb2 import Event
@@ -23,11 +24,12 @@ from polylect.v1.query_pb2 import ListEventsRequest
 from polylect.v1.source_pb2_grpc import SourceServiceStub
 from uvicorn import Config
 
-from case_file import Setup
 from core_service.server import CoreOptions, Stores, open_stores, start_core
 from rest_facade.app import create_app
 from rest_facade.connections import FacadeProtocol, FacadeServer
+from rest_facade.dialects import DIALECTS
 from rest_facade.options import FacadeOptions
+from rest_facade.vocabulary import Dialect
 from storage.demo import DEMO_SOURCES, create_demo
 from storage.worker import Worker
 
@@ -153,23 +155,29 @@ class Stack:
     async def refusals(self) -> set[str]:
         """Give the reasons the facade has counted so far, of requests and of events."""
         text = (await self.ask("GET", "/metrics")).body.decode()
-        lines = [line for line in text.splitlines() if line.startswith("polylect_facade_") and "_total{" in line]
+        lines = [
+            line for line in text.splitlines() if line.startswith("polylect_facade_") and "_total{" in line
+        ]
         return {line.partition('reason="')[2].partition('"')[0] for line in lines} - {""}
 
 
-async def read_reply(reader: asyncio.StreamReader) -> Reply:
-    """Read one answer. Raises IncompleteReadError where the connection ends before it."""
+async def read_reply(reader: asyncio.StreamReader, *, has_body: bool = True) -> Reply:
+    """Read one answer; that to HEAD has no body. Raises IncompleteReadError when it is cut."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     fields = [line.partition(":") for line in head[1:] if line]
     headers = [(name.strip().lower(), value.strip()) for name, _, value in fields]
     status = int(head[0].split(" ")[1])
     length = next((int(value) for name, value in headers if name == "content-length"), 0)
-    return Reply(status, headers, await reader.readexactly(length))
+    return Reply(status, headers, await reader.readexactly(length if has_body else 0))
 
 
 @contextlib.asynccontextmanager
 async def running_stack(
-    database_url: str, worker: Worker, clock: Clock, setup: Setup | None = None
+    database_url: str,
+    worker: Worker,
+    clock: Clock,
+    setup: Setup | None = None,
+    dialects: Sequence[Dialect] = DIALECTS,
 ) -> AsyncIterator[Stack]:
     """Empty the database, make the demo sources, and run facade and core over it until the block ends."""
     setup = setup or Setup()
@@ -193,8 +201,8 @@ async def running_stack(
             metrics_dir="",
             development=setup.mode != "production",
         )
-        facade = FacadeOptions(**{**_fields(facade), **setup.facade})
-        port = await context.enter_async_context(_running_facade(facade, clock))
+        facade = replace(facade, **setup.facade)
+        port = await context.enter_async_context(_running_facade(facade, clock, dialects))
         sources, ingest = SourceServiceStub(channel), IngestServiceStub(channel)
         stack = Stack(port, address, stores, worker, database_url, clock, sources, ingest)
         stack.key = await _apply(setup, sources)
@@ -205,10 +213,6 @@ async def running_stack(
                 writer.close()
 
 
-def _fields(options: FacadeOptions) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in options.__dataclass_fields__}
-
-
 def _empty(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         for table in _TABLES:
@@ -217,9 +221,11 @@ def _empty(database_url: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _running_facade(options: FacadeOptions, clock: Clock) -> AsyncIterator[int]:
+async def _running_facade(
+    options: FacadeOptions, clock: Clock, dialects: Sequence[Dialect]
+) -> AsyncIterator[int]:
     config = Config(
-        create_app(options, clock),
+        create_app(options, clock, dialects),
         http=FacadeProtocol,
         lifespan="on",
         ws="none",
@@ -239,7 +245,7 @@ async def _running_facade(options: FacadeOptions, clock: Clock) -> AsyncIterator
                 await asyncio.sleep(0)
         yield listener.getsockname()[1]
     finally:
-        # Stopping in order, with its two pauses of 0.1 s, is tested elsewhere; here it would be most of the time.
+        # Stopping in order, with its two pauses of 0.1 s, is tested elsewhere and would be most of the time.
         serving.cancel()
         await asyncio.wait([serving])
         for one in server.servers:

@@ -5,7 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from case_file import Case, Request, Response, Step, case_paths, filled, filled_text, name_of, read_case, wire_body
+from case_file import (
+    Case,
+    Request,
+    Response,
+    Step,
+    case_paths,
+    filled,
+    filled_text,
+    name_of,
+    read_case,
+    wire_body,
+)
 from comparison import actual_event, differences, expected_event, matches
 from conformance_stack import Clock, Reply, Stack
 from polylect.v1.error_reason_pb2 import ErrorReason
