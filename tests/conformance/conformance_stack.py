@@ -140,9 +140,9 @@ class Stack:
         assert not rest
         return found[::-1]
 
-    async def quarantined(self) -> list[QuarantinedEvent]:
-        """Give all quarantined events in the order of receipt."""
-        found, rest = await self.stores.events.list_quarantined(None, "", 2_000, "")
+    async def quarantined(self, reason: str = "") -> list[QuarantinedEvent]:
+        """Give all quarantined events in the order of receipt, or those of one reason."""
+        found, rest = await self.stores.events.list_quarantined(None, reason, 2_000, "")
         assert not rest
         return found[::-1]
 
