@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+import trustme
 from core_calls import (
     ADMIN,
     FACADE,
@@ -41,7 +42,6 @@ from storage.migrate import migrate
 from storage.sources import PostgresSources
 
 # Made once for these tests, good for a hundred years and for nothing else.
-TLS = Path(__file__).with_name("tls")
 SERVICE = ingest_pb2.KEY_KIND_SERVICE
 
 
@@ -82,14 +82,21 @@ async def test_a_taken_port_is_told(core: Caller, start: Any) -> None:
         await start(address=core.address)
 
 
-async def test_tls_and_client_certificates(start: Any, core: Caller) -> None:
+async def test_tls_and_client_certificates(start: Any, core: Caller, tmp_path: Path) -> None:
     await core.make_source()
     secret = (await core.make_key(kind=SERVICE)).secret
-    authority = (TLS / "ca.pem").read_bytes()
-    client = ((TLS / "client.key").read_bytes(), (TLS / "client.pem").read_bytes())
-    files = {"tls_cert": str(TLS / "server.pem"), "tls_key": str(TLS / "server.key")}
+    certifier = trustme.CA()
+    server, caller = certifier.issue_cert("127.0.0.1"), certifier.issue_cert("caller.example")
+    authority = certifier.cert_pem.bytes()
+    client = (caller.private_key_pem.bytes(), caller.cert_chain_pems[0].bytes())
+    names = {"tls_cert": "server.pem", "tls_key": "server.key", "tls_client_ca": "ca.pem"}
+    paths = {option: tmp_path / name for option, name in names.items()}
+    server.cert_chain_pems[0].write_to_path(paths["tls_cert"])
+    server.private_key_pem.write_to_path(paths["tls_key"])
+    certifier.cert_pem.write_to_path(paths["tls_client_ca"])
+    files = {option: str(path) for option, path in paths.items() if option != "tls_client_ca"}
     with_tls = await start(**files)
-    with_mtls = await start(**files, tls_client_ca=str(TLS / "ca.pem"))
+    with_mtls = await start(**files, tls_client_ca=str(paths["tls_client_ca"]))
 
     async def is_taken(server: Caller, *certificate: bytes) -> bool:
         credentials = grpc.ssl_channel_credentials(authority, *certificate)
