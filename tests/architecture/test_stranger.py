@@ -12,6 +12,8 @@ _REGISTRY = re.compile(
     r"(?:(?<!no-emit-)index-url|extra-index|\bregistry=https?:|trusted-host|https?://[\w.-]*(?:pypi|npmjs)[\w.-]*)"
 )
 _ADDRESS = re.compile(r"\b(?:10|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2,3}:\d+\b")
+# Made for the tests of TLS, and trusted by nobody else.
+_TEST_KEYS = "tests/contract/core/tls/"
 _SECRET = re.compile(r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----|\bAKIA[0-9A-Z]{16}\b|\bghp_\w{30,}")
 
 
@@ -49,7 +51,7 @@ def test_no_private_address_with_a_port() -> None:
 
 
 def test_no_secret() -> None:
-    assert _lines_with(_SECRET) == []
+    assert [line for line in _lines_with(_SECRET) if not line.startswith(_TEST_KEYS)] == []
 
 
 def test_files_that_are_made_are_not_kept() -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from .conftest import MakeStack
-from .stack import NOBODY, POLYLECT, READY_SECONDS, Stack, await_restart
+from .stack import NOBODY, POLYLECT, READY_SECONDS, Stack, await_restart, pause
 from .waiting import eventually
 
 _PACKAGES = ("polylect_cli", "polylect")
@@ -161,6 +162,39 @@ def test_a_dead_facade_worker_is_replaced(own_stack: Stack) -> None:
     await_restart(own_stack, "facade-worker", doomed)
     own_stack.wait_until_ready()
     _send(own_stack, "after-facade-worker")
+
+
+def test_a_system_frozen_for_a_while_goes_on(own_stack: Stack) -> None:
+    """As a machine that is suspended, or moved: nobody must take the gap for anybody's end."""
+    _send(own_stack, "before-frost")
+    processes = [psutil.Process(own_stack.process.pid)] if own_stack.process else []
+    processes += own_stack.descendants()
+    parts = {role: own_stack.part(role) for role in ("facade-master", "facade-worker", "core", "worker")}
+    frozen, until = pause(processes), time.monotonic() + 3
+    eventually(lambda: time.monotonic() > until, "three seconds pass")
+    for process in frozen:
+        process.resume()
+
+    own_stack.wait_until_ready()
+    _send(own_stack, "after-frost")
+    own_stack.await_rows("select 1 from events where message_id = 'after-frost'")
+    assert {role: own_stack.part(role) for role in parts} == parts
+
+
+def test_a_part_that_cannot_be_kept_alive_ends_all_loudly(make_stack: MakeStack) -> None:
+    stack = make_stack().start()
+    assert stack.process is not None
+
+    def given_up() -> bool:
+        for process in stack.parts("worker"):
+            process.kill()
+        return stack.process is not None and stack.process.poll() is not None
+
+    eventually(given_up, "the supervisor gives up", within_seconds=60, context=stack.tail)
+
+    assert stack.process.returncode != 0
+    assert "giving up: worker ended" in stack.output
+    _assert_clean(stack)
 
 
 def test_two_run_side_by_side(stack: Stack, own_stack: Stack) -> None:
