@@ -32,6 +32,7 @@ from sqlalchemy import (
 
 from storage.database import Database
 from storage.dedup import message_key
+from storage.identity import user_id_when_read
 from storage.quarantine_rows import NO_SOURCE
 from storage.rows import SELECTED, datetime_of, event_of, kind_text, selected, timestamp_of, uuid_text
 from storage.schema import dedup_keys, events, quarantine, sources
@@ -49,6 +50,9 @@ _REASONS = {name.removeprefix("ERROR_REASON_").lower(): number for name, number 
 _ANY_SOURCE = union_all(
     select(sources.c.source_id), select(cast(NO_SOURCE, sources.c.source_id.type))
 ).subquery("any_source")
+
+_USER_ID = user_id_when_read()
+_SELECTED = tuple(_USER_ID if column.key == "user_id" else column for column in SELECTED)
 
 _Row = dict[str, Any]
 
@@ -75,7 +79,7 @@ class _Listing:
         return select(each).select_from(_ANY_SOURCE.join(each, true())).order_by(newest_first).limit(limit)
 
 
-_EVENTS = _Listing(events.c.event_id, SELECTED, b"e")
+_EVENTS = _Listing(events.c.event_id, _SELECTED, b"e")
 _QUARANTINE = _Listing(
     quarantine.c.quarantine_id, tuple(selected(column) for column in quarantine.columns), b"q"
 )
@@ -102,7 +106,7 @@ class PostgresEvents:
     async def _by_event_id(self, source_id: str | None, event_id: str) -> Event | None:
         if (canonical := uuid_text(event_id)) is None:
             return None
-        statement = select(*SELECTED).where(
+        statement = select(*_SELECTED).where(
             _of_source(events.c.source_id, source_id), events.c.event_id == canonical
         )
         # First the day its id speaks of; every partition only for an id that was made elsewhere.
@@ -117,7 +121,7 @@ class PostgresEvents:
         )
         for key in await self._database.rows(remembered.limit(1)):
             # Not a join: with the time given, Postgres plans for one partition, not for all.
-            statement = select(*SELECTED).where(
+            statement = select(*_SELECTED).where(
                 *(events.c[name] == key[name] for name in ("source_id", "event_id", "received_at"))
             )
             for row in await self._database.rows(statement):
@@ -208,7 +212,7 @@ def _conditions_of(filters: ListEventsRequest) -> Iterator[ColumnElement[bool]]:
         yield _has_kind(filters.kind)
     for column, wanted in (
         (events.c.name, filters.name),
-        (events.c.user_id, filters.user_id),
+        (_USER_ID.element, filters.user_id),
         (events.c.anonymous_id, filters.anonymous_id),
         (events.c.session_id, filters.session_id),
         (events.c.message_id, filters.message_id),

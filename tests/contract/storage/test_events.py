@@ -348,3 +348,31 @@ async def test_a_token_is_of_one_listing(store: PostgresEvents, database_url: st
         await store.list_quarantined(SHOP, "", 1, of_events)
     with pytest.raises(ValueError, match="not a page token"):
         await store.list_events(SHOP, ListEventsRequest(page_token=of_quarantine), 1)
+
+
+def link(url: str, visitor: str, user: str, *, age: timedelta, source_id: str = SHOP) -> None:
+    with psycopg.connect(url) as connection:
+        values = (source_id, visitor, user, uuid7_at(NOW - age), NOW - age)
+        connection.execute("INSERT INTO identity_links VALUES (%s, %s, %s, %s, %s)", values)
+
+
+async def test_a_visitors_events_are_read_with_the_user(store: PostgresEvents, database_url: str) -> None:
+    minute = timedelta(minutes=1)
+    before = make_event(1, age=40 * minute, anonymous_id="device")
+    first = make_event(2, age=20 * minute, anonymous_id="device")
+    second = make_event(3, age=5 * minute, anonymous_id="other", cookie_id="device")
+    own = make_event(4, age=4 * minute, anonymous_id="device", user_id="own")
+    stranger = make_event(5, age=3 * minute, anonymous_id="stranger")
+    foreign = make_event(6, age=2 * minute, anonymous_id="device", source_id=BLOG)
+    store_events(database_url, [before, first, second, own, stranger, foreign])
+    link(database_url, "device", "ann", age=30 * minute)
+    link(database_url, "device", "bob", age=10 * minute)
+    (page,) = await all_pages(store, None, 50)
+    assert [event.user_id for event in page] == ["", "", "own", "bob", "ann", "ann"]
+    assert [event.event_id for event in (await all_pages(store, SHOP, 50, user_id="ann"))[0]] == [
+        first.event_id,
+        before.event_id,
+    ]
+    found = await store.get_event(SHOP, event_id=second.event_id)
+    assert found is not None
+    assert found.user_id == "bob"
