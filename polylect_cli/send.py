@@ -8,6 +8,7 @@ import base64
 import gzip
 import http.client
 import json
+import time
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -141,7 +142,8 @@ def _case_request(written: Mapping[str, Any]) -> _Request:
     elif "body_python" in written:
         body = _evaluate(ast.parse(written["body_python"], mode="eval").body)
     else:
-        body = written.get("body", "").encode()
+        # A case stands still in time; the service it is sent to does not.
+        body = written.get("body", "").replace("{{now_ms}}", str(time.time_ns() // 1_000_000)).encode()
     if written.get("gzip"):
         body = gzip.compress(body)
         headers["Content-Encoding"] = "gzip"

@@ -1,7 +1,7 @@
 """Who a visitor is: resolved when read, from the append-only links that identify events made.
 
-Hides the rule for a visitor of several users. It needs no order of processing: links are facts with a time, and
-the same links give the same answer.
+Hides the rule for a visitor of several users. It needs no order of processing: links are facts with a time,
+and the same links give the same answer.
 """
 
 from sqlalchemy import ColumnElement, Label, ScalarSelect, func, or_, select
