@@ -8,8 +8,8 @@ import base64
 import gzip
 import http.client
 import json
-import time
 import sys
+import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
