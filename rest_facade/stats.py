@@ -5,7 +5,7 @@ Period and range are the wire's; the core knows only instants.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from falcon.asgi import Request, Response
 from polylect.v1 import error_reason_pb2 as reasons
@@ -83,8 +83,11 @@ class StatsResource:
         caller = self.face.read_caller(req)
         query = {name: value if isinstance(value, str) else value[-1] for name, value in req.params.items()}
         try:
-            question = _read_question(query, now_us // 1000)
             credential = self._credential(caller, query)
+            try:
+                question = _read_question(query, now_us // 1000)
+            except ShapeError as error:
+                await self._refuse_caller_first(credential, error)
             value, metadata = await self._ask(question, credential)
         except ShapeError as error:
             await self._refuse(resp, caller, error.reason, error.message)
@@ -114,6 +117,15 @@ class StatsResource:
             if credential and credential.isascii() and credential.isprintable():
                 return credential
         raise ShapeError(reasons.ERROR_REASON_CREDENTIAL_MISSING, "Invalid API key")
+
+    async def _refuse_caller_first(self, credential: str, error: ShapeError) -> NoReturn:
+        """Raise the core's refusal of the caller, or `error`: a bad credential learns nothing of shape."""
+        try:
+            await self._link.get_stats(GetStatsRequest(), credential)
+        except CoreRefusal as refusal:
+            if refusal.reason != reasons.ERROR_REASON_METRIC_UNKNOWN:
+                raise
+        raise error
 
     async def _ask(self, question: _Question, credential: str) -> tuple[int, Mapping[str, str]]:
         request = GetStatsRequest(site_id=question.site_id, metric=_METRICS[question.metric])
