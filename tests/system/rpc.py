@@ -1,5 +1,6 @@
 """A gRPC client that knows nothing but an address: messages and methods come by server reflection."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import grpc
@@ -48,8 +49,8 @@ class Rpc:
         answer = call(ask, metadata=self._metadata, timeout=DEADLINE_SECONDS)
         return json_format.MessageToDict(answer, preserving_proto_field_name=True, descriptor_pool=self._pool)
 
-    def stream(self, full_name: str, requests: list[dict[str, Any]]) -> list[Any]:
-        """Send a stream's messages, give the answers."""
+    def stream(self, full_name: str, requests: Iterable[dict[str, Any]]) -> Iterator[Any]:
+        """Send a stream's messages, give the answers as they come. Raises grpc.RpcError."""
         method = self.method(full_name)
         ask, tell = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
         call = self._channel.stream_stream(
@@ -59,4 +60,5 @@ class Rpc:
         )
         messages = (json_format.ParseDict(each, ask(), descriptor_pool=self._pool) for each in requests)
         answers = call(messages, metadata=self._metadata, timeout=DEADLINE_SECONDS)
-        return [json_format.MessageToDict(each, preserving_proto_field_name=True) for each in answers]
+        for answer in answers:
+            yield json_format.MessageToDict(answer, preserving_proto_field_name=True)

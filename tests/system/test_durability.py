@@ -6,15 +6,21 @@ import json
 import random
 import signal
 import socket
+import threading
 import time
+from collections import Counter, deque
 from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
 
+import grpc
 import psutil
 import psycopg
 import pytest
 
 from .conftest import MakeStack
 from .load import Keys, Load, make_source
+from .rpc import Rpc
 from .stack import STOP_SECONDS, Stack, await_restart, pause
 from .waiting import eventually
 
@@ -100,6 +106,68 @@ def test_a_stop_answers_every_connection_that_was_accepted(make_stack: MakeStack
     assert stack.stop() == 0
 
 
+@pytest.mark.parametrize("end", ["core killed", "all stopped"])
+def test_grpc_callers_lose_nothing_either(make_stack: MakeStack, end: str) -> None:
+    stack = make_stack().start()
+    callers = [Caller(stack, streaming=number % 2 == 1) for number in range(4)]
+
+    def enough() -> bool:
+        return all(len(caller.acknowledged) > 300 for caller in callers)
+
+    try:
+        eventually(enough, "all callers are in full swing", within_seconds=20, context=stack.tail)
+        if end == "core killed":
+            stack.part("core").kill()
+        else:
+            assert stack.stop() == 0
+    finally:
+        for caller in callers:
+            caller.join()
+    stack.start() if end == "all stopped" else stack.wait_until_ready()
+    stack.wait_until_drained()
+    stored = Counter(each for (each,) in stack.sql("select message_id from events"))
+    acknowledged = {each for caller in callers for each in caller.acknowledged}
+    assert acknowledged - stored.keys() == set()
+    assert set(stored.values()) == {1}
+    codes = {code for caller in callers for code in caller.codes}
+    # A cut connection is UNKNOWN to some versions; DEADLINE_EXCEEDED, INTERNAL and others never.
+    assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED}
+    assert stack.stop() == 0
+
+
+class Caller(threading.Thread):
+    """Sends over gRPC, by calls or by a stream, until the first error. Remembers what was acknowledged."""
+
+    def __init__(self, stack: Stack, *, streaming: bool) -> None:
+        super().__init__()
+        self._stack = stack
+        self._streaming = streaming
+        self._sent: deque[str] = deque()
+        self.acknowledged: set[str] = set()
+        self.codes: set[grpc.StatusCode] = set()
+        self.start()
+
+    def run(self) -> None:
+        with Rpc(self._stack.grpc_port, "sec_123") as rpc:
+            try:
+                if self._streaming:
+                    for answer in rpc.stream("polylect.v1.IngestService/IngestStream", self._requests()):
+                        self._note(answer)
+                for request in self._requests():
+                    self._note(rpc.call("polylect.v1.IngestService/Ingest", request))
+            except grpc.RpcError as error:
+                self.codes.add(error.code())
+
+    def _requests(self) -> Iterator[dict[str, Any]]:
+        while True:
+            self._sent.append(uuid4().hex)
+            yield {"events": [{"kind": "EVENT_KIND_TRACK", "name": "call", "message_id": self._sent[-1]}]}
+
+    def _note(self, answer: Any) -> None:
+        assert answer["results"][0]["event_id"]
+        self.acknowledged.add(self._sent.popleft())
+
+
 class Raw:
     """One request, sent in the pieces a test wants."""
 
@@ -165,6 +233,23 @@ def test_a_stop_under_load_answers_all_and_loses_nothing(
     assert not unanswered, (
         f"{len(unanswered)} requests sent before the signal have no answer: {unanswered[:3]}"
     )
+    assert eventually(lambda: not stack.left_behind(), "no process is left")
+    load.assert_answers_honest()
+    stack.start()
+    load.assert_stored_once()
+    assert stack.stop() == 0
+
+
+def test_a_second_signal_hurries_and_loses_nothing(make_stack: MakeStack) -> None:
+    stack = make_stack().start()
+    keys = make_source(stack, "load")
+    with Load(stack, keys, clients=12, keep_alive=False) as load:
+        load.await_moment()
+        assert stack.process is not None
+        stack.process.send_signal(signal.SIGINT)
+        eventually(lambda: "stopping" in stack.output, "the first is heard", every_seconds=0.01)
+        assert stack.stop(signal.SIGINT) == 0
+        load.stop()
     assert eventually(lambda: not stack.left_behind(), "no process is left")
     load.assert_answers_honest()
     stack.start()

@@ -38,10 +38,11 @@ def test_an_event_goes_in_and_comes_out(stack: Stack) -> None:
         results = rpc.call("polylect.v1.IngestService/Ingest", {"events": [event, {**event, "name": ""}]})[
             "results"
         ]
-        streamed = rpc.stream(
+        stream = rpc.stream(
             "polylect.v1.IngestService/IngestStream",
             [{"events": [{**event, "message_id": f"grpc-stream-{number}"}]} for number in range(20)],
         )
+        streamed = list(stream)
 
         assert results[0]["event_id"]
         assert results[1]["rejection"]["reason"] == "ERROR_REASON_FIELD_MISSING"

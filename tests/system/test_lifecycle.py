@@ -205,6 +205,15 @@ def test_two_run_side_by_side(stack: Stack, own_stack: Stack) -> None:
     assert stack.sql("select count(*) from events where message_id = 'only-here'") == [(0,)]
 
 
+def test_the_data_may_lie_anywhere(make_stack: MakeStack, tmp_path: Path) -> None:
+    odd = tmp_path / "a b ü $HOME %s" / ("long" * 30)
+    odd.mkdir(parents=True)
+    stack = make_stack(data_dir=odd).start()
+    _send(stack, "anywhere")
+    stack.await_rows("select 1 from events where message_id = 'anywhere'")
+    assert stack.stop() == 0
+
+
 def test_a_second_on_the_same_data_is_refused(own_stack: Stack, make_stack: MakeStack) -> None:
     second = make_stack(environment={"POLYLECT_DATA_DIR": own_stack.variables["POLYLECT_DATA_DIR"]}).launch()
     assert second.process is not None
