@@ -17,6 +17,8 @@ Message = dict[str, Any]
 Receive = Callable[[], Coroutine[Any, Any, Message]]
 
 _GZIP = zlib.MAX_WBITS | 16
+# Each member costs a copy of all that follows it; nobody sends more than one or two.
+_MAX_GZIP_MEMBERS = 16
 _CODINGS = {"": False, "identity": False, "gzip": True, "x-gzip": True}
 
 
@@ -102,7 +104,7 @@ class BodyReader:
         inflated = bytearray()
         rest = body
         try:
-            while True:
+            for _ in range(_MAX_GZIP_MEMBERS):
                 member = zlib.decompressobj(_GZIP)
                 inflated += member.decompress(rest, self._max_bytes + 1 - len(inflated))
                 if len(inflated) > self._max_bytes:
@@ -115,6 +117,9 @@ class BodyReader:
                     return bytes(inflated)
         except zlib.error as error:
             raise _not_gzip() from error
+        raise ShapeError(
+            reasons.ERROR_REASON_ENCODING_UNSUPPORTED, f"More than {_MAX_GZIP_MEMBERS} gzip members"
+        )
 
     def _is_gzip(self, coding: str) -> bool:
         gzip = _CODINGS.get(coding.strip().lower())

@@ -98,3 +98,13 @@ async def test_a_client_that_left(before: tuple[bytes, ...]) -> None:
 
     with pytest.raises(ClientGone):
         await reader().read(receive, {})
+
+
+async def test_few_gzip_members_are_taken_and_many_refused() -> None:
+    member = gzip.compress(b"x")
+    headers = {"content-encoding": "gzip"}
+    assert await reader(10_000).read(Feed(member * 16), headers) == b"x" * 16
+    # Each costs a copy of the rest: unbounded, a few megabytes of them held the worker for seconds.
+    with pytest.raises(ShapeError) as refused:
+        await reader(10_000).read(Feed(member * 17), headers)
+    assert refused.value.reason == reasons.ERROR_REASON_ENCODING_UNSUPPORTED
