@@ -38,11 +38,16 @@ def read(raw: bytes | msgspec.Raw, levels_above: int = 0) -> tuple[Any, bool]:
 
     `levels_above` counts the containers around it in its body. Raises ShapeError.
     """
-    value = _guarded(_decode, raw)
-    text = bytes(raw)
-    if text.count(b"{") + text.count(b"[") > MAX_DEPTH - levels_above:
+    try:
+        value = _decode(raw)
+    except _UNREADABLE as error:
+        raise _refusal(error) from error
+    text = raw if type(raw) is bytes else bytes(raw)
+    # Looking for one byte is ten times as fast as counting, or looking for more.
+    openings = text.count(b"{") + (text.count(b"[") if b"[" in text else 0)
+    if openings > MAX_DEPTH - levels_above:
         _check_depth(value, MAX_DEPTH - levels_above)
-    if b"\\u0000" not in text:
+    if b"\\" not in text or b"\\u0000" not in text:
         return value, False
     clean = without_nul(value)
     return clean, clean != value
@@ -113,16 +118,21 @@ def as_object(value: Any) -> Json:
 def _guarded(decode: Any, raw: bytes | msgspec.Raw) -> Any:
     try:
         return decode(raw)
-    except RecursionError:
-        raise _too_deep() from None
-    except msgspec.ValidationError as error:
-        if "out of range" in str(error):
-            raise ShapeError(reasons.ERROR_REASON_NUMBER_OUT_OF_RANGE, "A number is out of range.") from error
-        raise ShapeError(
-            reasons.ERROR_REASON_PAYLOAD_UNREADABLE, "The body must be a JSON object."
-        ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ShapeError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, "The body is not valid JSON.") from error
+    except _UNREADABLE as error:
+        raise _refusal(error) from error
+
+
+_UNREADABLE = (RecursionError, msgspec.DecodeError, UnicodeDecodeError)
+
+
+def _refusal(error: Exception) -> ShapeError:
+    if isinstance(error, RecursionError):
+        return _too_deep()
+    if not isinstance(error, msgspec.ValidationError):
+        return ShapeError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, "The body is not valid JSON.")
+    if "out of range" in str(error):
+        return ShapeError(reasons.ERROR_REASON_NUMBER_OUT_OF_RANGE, "A number is out of range.")
+    return ShapeError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, "The body must be a JSON object.")
 
 
 def _check_depth(value: Any, levels: int) -> None:

@@ -23,6 +23,8 @@ _TEXT_CHARACTERS = 8192
 # What google.protobuf.Timestamp can hold: years 1 to 9999.
 _EARLIEST_US = -62_135_596_800_000_000
 _LATEST_US = 253_402_300_799_999_999
+_EARLIEST_MS = _EARLIEST_US // 1000
+_LATEST_MS = _LATEST_US // 1000
 # Milliseconds below this are 1971 or before: such a timestamp was meant in seconds.
 _LOOKS_LIKE_SECONDS_BELOW = 100_000_000_000
 
@@ -36,19 +38,29 @@ class Invalid(ValueError):
     """A value is not what its field takes; the text completes 'the field …'."""
 
 
-def text(max_characters: int = _TEXT_CHARACTERS, max_bytes: int = 0) -> Parser:
-    """Make a parser of strings up to a length in characters and, where given, in UTF-8 bytes."""
+class Text:
+    """A parser of strings up to a length in characters and, where given, in UTF-8 bytes."""
 
-    def parse(value: Any) -> str:
+    def __init__(self, max_characters: int, max_bytes: int) -> None:
+        self._max_characters = max_characters
+        self._max_bytes = max_bytes
+        # Strings up to this length are fine: no character takes more than four bytes.
+        self.safe_characters = min(max_characters, max_bytes // 4) if max_bytes else max_characters
+
+    def __call__(self, value: Any) -> str:
+        """Parse one value."""
         if type(value) is not str:
             raise Invalid("must be a string")
-        if len(value) > max_characters:
-            raise Invalid(f"must be at most {max_characters} characters")
-        if max_bytes and len(value) * 4 > max_bytes and len(value.encode()) > max_bytes:
-            raise Invalid(f"must be at most {max_bytes} bytes")
+        if len(value) > self._max_characters:
+            raise Invalid(f"must be at most {self._max_characters} characters")
+        if len(value) > self.safe_characters and len(value.encode()) > self._max_bytes:
+            raise Invalid(f"must be at most {self._max_bytes} bytes")
         return value
 
-    return parse
+
+def text(max_characters: int = _TEXT_CHARACTERS, max_bytes: int = 0) -> Text:
+    """Make a parser of strings up to a length in characters and, where given, in UTF-8 bytes."""
+    return Text(max_characters, max_bytes)
 
 
 identifier = text(ID_BYTES, ID_BYTES)
@@ -60,7 +72,7 @@ url = text(URL_CHARACTERS)
 
 def absolute_url(value: Any) -> str:
     """Parse an address with scheme and host."""
-    address: str = url(value)
+    address = url(value)
     try:
         parts = urlsplit(address)
     except ValueError:
@@ -141,7 +153,9 @@ def milliseconds(value: Any) -> int:
     """Parse Unix milliseconds as a number."""
     if type(value) is not int and type(value) is not Decimal:
         raise Invalid("must be a number of milliseconds since 1970")
-    return _in_range(_EARLIEST_US // 1000 <= value <= _LATEST_US // 1000, int(value * 1000))
+    if _EARLIEST_MS <= value <= _LATEST_MS:
+        return int(value * 1000)
+    raise Invalid("is out of range")
 
 
 def strict_milliseconds(value: Any) -> int:
@@ -166,7 +180,9 @@ def iso_time(value: Any) -> int:
         moment = moment.replace(tzinfo=UTC)
     delta = moment - _EPOCH
     micros = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-    return _in_range(_EARLIEST_US <= micros <= _LATEST_US, micros)
+    if _EARLIEST_US <= micros <= _LATEST_US:
+        return micros
+    raise Invalid("is out of range")
 
 
 def milliseconds_or_iso(value: Any) -> int:
@@ -187,9 +203,3 @@ def anything(value: Any) -> Any:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _in_range(holds: bool, micros: int) -> int:
-    if not holds:
-        raise Invalid("is out of range")
-    return micros
