@@ -64,8 +64,6 @@ class Exchange:
     status: int | None
     retry_after: str | None
     error: str
-    # Whether the connection had carried an answer before.
-    reused: bool
 
     @property
     def acknowledged(self) -> bool:
@@ -197,7 +195,7 @@ class Load:
     def _exchange(
         self, message: Message, connection: http.client.HTTPConnection | None
     ) -> tuple[Exchange, http.client.HTTPConnection | None]:
-        begun, reused = time.monotonic(), connection is not None
+        begun = time.monotonic()
         sent: float | None = None
         status, retry_after, error = None, None, ""
         if connection is None:
@@ -218,7 +216,7 @@ class Load:
         if kept is None:
             connection.close()
         ended = time.monotonic()
-        return Exchange(message, begun, sent, ended, status, retry_after, error, reused), kept
+        return Exchange(message, begun, sent, ended, status, retry_after, error), kept
 
 
 def _new_id() -> str:

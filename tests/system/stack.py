@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -357,10 +356,6 @@ def await_restart(stack: Stack, role: str, dead: psutil.Process) -> psutil.Proce
         return next((process for process in stack.parts(role) if process.pid != dead.pid), None)
 
     return eventually(another, f"{role} was started again", within_seconds=15, context=stack.tail)
-
-
-def since(begun: float) -> float:
-    return time.monotonic() - begun
 
 
 def _runs(process: psutil.Process) -> bool:

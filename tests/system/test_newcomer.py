@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -36,7 +36,6 @@ class Example:
     rows: tuple[_Row, ...]
     # Finds the rows, and nothing else.
     where: str
-    answer_headers: Mapping[str, str] = field(default_factory=dict)
 
 
 _COLUMNS = (
