@@ -33,7 +33,6 @@ _EXACT_INTEGER = 2**53
 _NANOS = 1_000_000_000
 _CURRENCY = re.compile("[A-Z]{3}", re.ASCII)
 _COUNTRY = re.compile("[A-Z]{2}", re.ASCII)
-_REVENUE_TYPES = ("purchase", "subscription", "renewal", "upgrade", "downgrade", "churn", "refund")
 _CORE_OWNED: tuple[Literal["event_id", "source_id", "received_at", "sanitized"], ...] = (
     "event_id",
     "source_id",
@@ -211,12 +210,6 @@ def _check_address(event: Event) -> None:
 
 def _normalize_revenue(revenue: Revenue) -> None:
     revenue.event_type = revenue.event_type or "purchase"
-    types = ", ".join(_REVENUE_TYPES)
-    _require(
-        revenue.event_type in _REVENUE_TYPES,
-        "revenue.event_type",
-        f"revenue.event_type must be one of: {types}",
-    )
     for field, given in (
         ("amount", revenue.HasField("amount")),
         ("transaction_id", bool(revenue.transaction_id)),
@@ -225,12 +218,6 @@ def _normalize_revenue(revenue: Revenue) -> None:
             message = f"Missing required field: revenue.{field}"
             raise _Unfit(Objection(reasons.ERROR_REASON_FIELD_MISSING, message, f"revenue.{field}"))
     _check_money(revenue.amount, "revenue.amount")
-    sign = revenue.amount.units or revenue.amount.nanos
-    _require(
-        (revenue.event_type == "refund") == (sign < 0),
-        "revenue.amount",
-        "revenue.amount is negative for a refund, and only for a refund",
-    )
     if revenue.HasField("mrr_impact"):
         _check_money(revenue.mrr_impact, "revenue.mrr_impact")
         _require(

@@ -6,7 +6,7 @@ The same for every dialect and for gRPC, as the comments of proto/polylect/v1/ev
 from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1 import event_pb2
-from polylect.v1.event_pb2 import Event
+from polylect.v1.event_pb2 import Event, Revenue
 
 from core_service.errors import Objection
 
@@ -28,7 +28,13 @@ _REQUIRED_FIELDS = {
     event_pb2.EVENT_KIND_REVENUE: "",
 }
 _CHARACTER_LIMITS = (("name", 1_024), ("message_id", 128))
-_ID_FIELDS = ("anonymous_id", "user_id", "group_id", "session_id")
+_ID_FIELDS = ("anonymous_id", "user_id", "group_id", "session_id", "cookie_id")
+# Of each type of revenue: the signs its amount may have, and these in words.
+_AMOUNTS = {
+    **dict.fromkeys(("purchase", "subscription", "renewal", "upgrade"), ((1,), "more than 0")),
+    **dict.fromkeys(("downgrade", "churn"), ((0, 1), "0 or more")),
+    "refund": ((-1,), "less than 0"),
+}
 
 
 def shape_objection(event: Event) -> Objection | None:
@@ -41,8 +47,21 @@ def shape_objection(event: Event) -> Objection | None:
     if event.HasField("revenue") != (event.kind == _REVENUE):
         if event.kind == _REVENUE:
             return _missing("revenue")
-        return Objection(reasons.ERROR_REASON_FIELD_INVALID, "Only a revenue event has revenue", "revenue")
+        return _invalid("revenue", "Only a revenue event has revenue")
+    if event.kind == _REVENUE and (objection := _revenue_objection(event.revenue)):
+        return objection
     return _length_objection(event)
+
+
+def _revenue_objection(revenue: Revenue) -> Objection | None:
+    if revenue.event_type not in _AMOUNTS:
+        return _invalid("revenue.event_type", f"revenue.event_type must be one of: {', '.join(_AMOUNTS)}")
+    signs, words = _AMOUNTS[revenue.event_type]
+    # Units and nanos have one sign.
+    amount = revenue.amount.units or revenue.amount.nanos
+    if (amount > 0) - (amount < 0) in signs:
+        return None
+    return _invalid("revenue.amount", f"revenue.amount of a {revenue.event_type} must be {words}")
 
 
 def _length_objection(event: Event) -> Objection | None:
@@ -88,7 +107,11 @@ def _missing(field: str) -> Objection:
 
 
 def _too_long(field: str, limit: str) -> Objection:
-    return Objection(reasons.ERROR_REASON_FIELD_INVALID, f"{field} is longer than {limit}", field)
+    return _invalid(field, f"{field} is longer than {limit}")
+
+
+def _invalid(field: str, message: str) -> Objection:
+    return Objection(reasons.ERROR_REASON_FIELD_INVALID, message, field)
 
 
 def _out_of_range(field: str) -> Objection:

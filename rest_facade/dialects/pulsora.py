@@ -89,15 +89,17 @@ _IDENTIFY = Shape(
     _WORDING,
 )
 
-_SALES = ("purchase", "subscription", "renewal", "upgrade")
-_REVENUE_TYPES = (*_SALES, "downgrade", "churn", "refund")
+_CHANGES = ("downgrade", "churn")
+_REVENUE_TYPES = ("purchase", "subscription", "renewal", "upgrade", *_CHANGES, "refund")
 _POSITIVE = "amount must be a positive number."
 
 
 def _finish_revenue(event: Event, values: Json) -> None:
     amount: Decimal = values["amount"]
     event_type = event.revenue.event_type = event.revenue.event_type or "purchase"
-    if amount <= 0 if event_type in _SALES else amount < 0 and event_type != "refund":
+    # A refund may be given with either sign; only a subscription that shrinks or ends may move nothing.
+    size = abs(amount) if event_type == "refund" else amount
+    if size < 0 or (size == 0 and event_type not in _CHANGES):
         raise ShapeError(reasons.ERROR_REASON_FIELD_INVALID, _POSITIVE, "amount")
     code: str = values.get("currency", "USD")
     set_money(event.revenue.amount, -abs(amount) if event_type == "refund" else amount, code)

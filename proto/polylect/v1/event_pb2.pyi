@@ -118,7 +118,7 @@ class Event(_message.Message):
     """The client's session, at most 1,024 bytes."""
     cookie_id: _builtins.str
     """The first-party visitor cookie the request came with or was given (`_dfid`), kept
-    also when the client names another `anonymous_id`.
+    also when the client names another `anonymous_id`; at most 1,024 bytes.
     """
     client_ip: _builtins.str
     """The client's address in text form, IPv4 or IPv6; from the connection, never from the
@@ -402,15 +402,17 @@ class Revenue(_message.Message):
     processor: _builtins.str
     """The payment processor."""
     event_type: _builtins.str
-    """purchase, subscription, renewal, upgrade, downgrade, churn or refund."""
+    """purchase (the default), subscription, renewal, upgrade, downgrade, churn or
+    refund.
+    """
     subscription_id: _builtins.str
     """The customer's subscription."""
     recurring: _builtins.bool
     """Whether it will recur."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """Amount and ISO 4217 currency. At most 9 decimal places. A refund is
-        negative; of every other type the amount is not.
+        """Amount and ISO 4217 currency. At most 9 decimal places. Less than 0 for a
+        refund, 0 or more for downgrade and churn, more than 0 for every other type.
         """
 
     @_builtins.property

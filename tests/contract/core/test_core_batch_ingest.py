@@ -47,6 +47,12 @@ def verdicts(outcome: ClientOutcome) -> list[str]:
     return given
 
 
+def a_sale(**fields: Any) -> Event:
+    amount = Money(currency_code="USD", units=79)
+    revenue = Revenue(**{"amount": amount, "transaction_id": "t1", "event_type": "purchase", **fields})
+    return Event(kind=event_pb2.EVENT_KIND_REVENUE, revenue=revenue)
+
+
 async def test_an_accepted_event_is_stamped_and_in_the_queue(core: Caller, queued: Any) -> None:
     source = await core.make_source()
     key = await core.make_key()
@@ -235,8 +241,7 @@ async def test_the_order_of_checks(core: Caller) -> None:
 async def test_revenue_needs_its_scope_whatever_its_shape(core: Caller, queued: Any) -> None:
     await core.make_source()
     public, secret = await core.make_key(), await core.make_key(kind=SECRET)
-    revenue = Revenue(amount=Money(currency_code="USD", units=79), transaction_id="t1", event_type="purchase")
-    event = Event(kind=event_pb2.EVENT_KIND_REVENUE, revenue=revenue)
+    event = a_sale()
     broken = ClientItem(
         rejection=Rejection(reason=reasons.ERROR_REASON_FIELD_MISSING, message="transaction_id is required."),
         kind=event_pb2.EVENT_KIND_REVENUE,
@@ -264,12 +269,15 @@ async def test_revenue_needs_its_scope_whatever_its_shape(core: Caller, queued: 
         (Event(kind=event_pb2.EVENT_KIND_GROUP), "FIELD_MISSING", "group_id"),
         (Event(kind=event_pb2.EVENT_KIND_REVENUE), "FIELD_MISSING", "revenue"),
         (an_event(revenue=Revenue(transaction_id="t")), "FIELD_INVALID", "revenue"),
+        (a_sale(amount=Money(currency_code="USD")), "FIELD_INVALID", "revenue.amount"),
+        (a_sale(event_type="gift"), "FIELD_INVALID", "revenue.event_type"),
         (an_event(name="n" * 1025), "FIELD_INVALID", "name"),
         (an_event(message_id="n" * 129), "FIELD_INVALID", "message_id"),
         (an_event(anonymous_id="n" * 1025), "FIELD_INVALID", "anonymous_id"),
         (an_event(user_id="é" * 513), "FIELD_INVALID", "user_id"),
         (an_event(group_id="n" * 1025), "FIELD_INVALID", "group_id"),
         (an_event(session_id="n" * 1025), "FIELD_INVALID", "session_id"),
+        (an_event(cookie_id="n" * 1025), "FIELD_INVALID", "cookie_id"),
         (an_event(page=Page(url="u" * 8193)), "FIELD_INVALID", "page.url"),
         (an_event(provenance=event_pb2.Provenance(site_id="elsewhere")), "SITE_UNKNOWN", "site_id"),
     ],

@@ -160,7 +160,10 @@ def number_struct(number: float) -> Struct:
         (sale(amount=money(1, -1)), "FIELD_INVALID", "revenue.amount"),
         (sale(amount=money(0, 1_000_000_000)), "FIELD_INVALID", "revenue.amount"),
         (sale(amount=money(-1)), "FIELD_INVALID", "revenue.amount"),
+        (sale(amount=money(0)), "FIELD_INVALID", "revenue.amount"),
+        (sale(event_type="churn", amount=money(-1)), "FIELD_INVALID", "revenue.amount"),
         (sale(event_type="refund"), "FIELD_INVALID", "revenue.amount"),
+        (sale(event_type="refund", amount=money(0)), "FIELD_INVALID", "revenue.amount"),
         (sale(mrr_impact=money(1, currency="EUR")), "FIELD_INVALID", "revenue.mrr_impact"),
     ],
 )
@@ -180,8 +183,9 @@ async def test_a_bad_event_is_quarantined_and_its_neighbours_stored(
 
 async def test_revenue(core: Caller, secret: str, queued: Any) -> None:
     refund = sale(event_type="refund", amount=money(0, -1), mrr_impact=money(-5))
-    assert reasons_of(await ingest(core, secret, sale(), refund, sale(amount=money(0)))) == ["", "", ""]
-    assert [event.revenue.event_type for event in queued().events] == ["purchase", "refund", "purchase"]
+    churn = sale(event_type="churn", amount=money(0))
+    assert reasons_of(await ingest(core, secret, sale(), refund, churn)) == ["", "", ""]
+    assert [event.revenue.event_type for event in queued().events] == ["purchase", "refund", "churn"]
     public = await core.make_key()
     assert reasons_of(await ingest(core, public.secret, sale())) == ["REVENUE_NOT_PERMITTED"]
 
