@@ -63,7 +63,7 @@ class KeyRing:
     """All sources and keys, current within a second of any change."""
 
     def __init__(self, store: SourceStore, *, localhost_origins: bool) -> None:
-        """Start empty. `localhost_origins`: a source without origins lets local ones in (development)."""
+        """Start empty. `localhost_origins`: every source lets local ones in too (development)."""
         self._store = store
         self._localhost_origins = localhost_origins
         self._sources: dict[str, SourceEntry] = {}
@@ -94,8 +94,9 @@ class KeyRing:
         if rules is None:
             enabled = [source_id for source_id, source in self._sources.items() if source.enabled]
             lists = [self._origin_entries[source_id] for source_id in enabled]
-            local = self._localhost_origins and not all(lists)
-            rules = OriginRules((entry for entries in lists for entry in entries), localhost=local)
+            rules = OriginRules(
+                (entry for entries in lists for entry in entries), localhost=self._localhost_origins
+            )
             self._any_origin = rules
         return rules.allow(origin)
 
@@ -141,13 +142,12 @@ class KeyRing:
         self._hashes[source.source_id] = [one.secret_hash for one in valid]
 
     def _compile_source(self, source: Source) -> SourceEntry:
-        local = self._localhost_origins and not source.origins
         own = source.rate_limit
         return SourceEntry(
             source_id=source.source_id,
             name=source.name,
             enabled=source.enabled,
-            origins=OriginRules(source.origins, localhost=local),
+            origins=OriginRules(source.origins, localhost=self._localhost_origins),
             rate_limit=(own.limit, own.window_seconds) if source.HasField("rate_limit") else None,
             vendor_cookies=tuple(source.vendor_cookies),
             cookie_domain=source.cookie_domain,
