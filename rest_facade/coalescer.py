@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 import structlog
 from polylect.v1 import error_reason_pb2 as reasons
-from polylect.v1.ingest_pb2 import BatchIngestResponse, ClientOutcome, ClientRequest
+from polylect.v1.ingest_pb2 import BatchIngestResponse, ClientOutcome
 
 from rest_facade.core_refusal import CoreRefusal, refusal_of
 
@@ -56,12 +56,11 @@ class Coalescer:
         self._calls: set[asyncio.Task[None]] = set()
         self._core_answers = True
 
-    def submit(self, request: ClientRequest) -> "asyncio.Future[ClientOutcome]":
-        """Give the outcome to come, in a future that may raise CoreRefusal.
+    def submit(self, serialized: bytes) -> "asyncio.Future[ClientOutcome]":
+        """Take a serialized ClientRequest; give its outcome to come, in a future that may raise CoreRefusal.
 
         Raises CoreRefusal at once when too much is waiting already.
         """
-        serialized = request.SerializeToString()
         if (
             self._unanswered >= self._max_waiting_requests
             or self._unanswered_bytes + len(serialized) > self._max_waiting_bytes

@@ -45,31 +45,37 @@ class Decoder:
         self._body_credential = next((c for c in dialect.credentials if c.place is Place.BODY), None)
         self._fill_single = compile_events(endpoint.single) if endpoint.single else None
         self._fill_batched = compile_events(endpoint.batch.events) if endpoint.batch else None
-        self._template = ClientRequest(
+        self._dialect_name = dialect.name
+        # What all requests have in common, serialized once.
+        self._common = ClientRequest(
             dialect=dialect.name,
             endpoint=endpoint.path,
             accepted_kinds=dialect.key_kinds,
             quota=endpoint.quota or dialect.quota,
             max_age_seconds=dialect.max_age_seconds,
-        )
+        ).SerializeToString()
 
     def decode(self, body: bytes, arrival: Arrival, request: ClientRequest) -> bool:
         """Fill `request` but for origin and vendor ids, and tell whether the answer is a batch's.
 
         Raises ShapeError when the body can't be read.
         """
-        request.MergeFrom(self._template)
         request.client_ip = arrival.client_ip
         request.request_id = arrival.request_id
-        seconds, rest = divmod(arrival.received_us, 1_000_000)
-        request.received_at.seconds = seconds
-        request.received_at.nanos = rest * 1000
+        received_at = request.received_at
+        received_at.seconds, micros = divmod(arrival.received_us, 1_000_000)
+        received_at.nanos = micros * 1000
         if self._endpoint.batch is not None:
             members = body_json.read_members(body)
             if self._endpoint.single is None or self._endpoint.batch.wire in members:
                 return self._decode_batch(self._endpoint.batch, body, members, arrival, request)
         self._decode_single(body, arrival, request)
         return False
+
+    def serialize(self, request: ClientRequest) -> bytes:
+        """Give a decoded request's bytes, with what the endpoint says of all of them."""
+        # To protobuf, two messages' bytes in a row are the two merged.
+        return self._common + request.SerializeToString()
 
     def _decode_single(self, body: bytes, arrival: Arrival, request: ClientRequest) -> None:
         if self._endpoint.pixel is not None:
@@ -95,8 +101,9 @@ class Decoder:
         shared: Json = {}
         sanitized = False
         for name, raw in envelope.items():
-            shared[name], cleaned = body_json.read(raw, levels_above=1)
-            sanitized = sanitized or cleaned
+            clean_name: str = body_json.without_nul(name)
+            shared[clean_name], cleaned = body_json.read(raw, levels_above=1)
+            sanitized = sanitized or cleaned or clean_name != name
         self._find_credential(arrival, shared, request)
         try:
             elements = _elements(batch, listed)
@@ -133,11 +140,13 @@ class Decoder:
             if not event.anonymous_id:
                 event.anonymous_id = arrival.cookie_id
         user_agent = arrival.headers.get("user-agent")
-        if user_agent and not event.device.user_agent:
-            event.device.user_agent = user_agent[:_USER_AGENT_CHARACTERS]
+        if user_agent:
+            device = event.device
+            if not device.user_agent:
+                device.user_agent = user_agent[:_USER_AGENT_CHARACTERS]
         provenance = event.provenance
-        provenance.dialect = self._template.dialect
-        provenance.endpoint = self._template.endpoint
+        provenance.dialect = self._dialect_name
+        provenance.endpoint = self._endpoint.path
         provenance.request_id = arrival.request_id
         if sanitized:
             event.sanitized = True

@@ -1,6 +1,8 @@
 """Serves any endpoint of any dialect: reads, decodes, asks the core, renders. It knows no dialect by name."""
 
 import base64
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from falcon.asgi import Request, Response
 from polylect.v1 import error_reason_pb2 as reasons
@@ -28,6 +30,7 @@ _NO_COOKIES_FOR = frozenset(
         reasons.ERROR_REASON_ORIGIN_NOT_ALLOWED,
     )
 )
+_NO_QUERY: Mapping[str, str] = MappingProxyType({})
 _GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 _GIF_HEADERS = (
     ("Content-Type", "image/gif"),
@@ -95,12 +98,12 @@ class TakesEvents:
         try:
             body = await self._reader.read(req.scope[RECEIVE], caller.headers)
             arrival = Arrival(
-                headers=caller.headers,
-                query=_last_of_each(req) if req.query_string else {},
-                client_ip=caller.client_ip,
-                request_id=caller.request_id,
-                received_us=received_us,
-                cookie_id=visitor.visitor_id if visitor else "",
+                caller.headers,
+                _last_of_each(req) if req.query_string else _NO_QUERY,
+                caller.client_ip,
+                caller.request_id,
+                received_us,
+                visitor.visitor_id if visitor else "",
             )
             as_batch = self._decoder.decode(body, arrival, request)
             is_own = True
@@ -108,7 +111,7 @@ class TakesEvents:
                 request.origin = caller.origin
             if jar and visitor:
                 jar.offer(visitor, request, received_us // 1000)
-            outcome = await self._coalescer.submit(request)
+            outcome = await self._coalescer.submit(self._decoder.serialize(request))
         except ClientGone:
             return
         except ShapeError as error:

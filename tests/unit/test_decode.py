@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 from polylect.v1 import error_reason_pb2 as reasons
-from polylect.v1.ingest_pb2 import ClientRequest
+from polylect.v1.ingest_pb2 import KEY_KIND_PULSE, ClientRequest
 
 from rest_facade.decode import Arrival, Decoder
 from rest_facade.dialects import DIALECTS
@@ -60,6 +60,15 @@ def test_finds_the_credential(
 ) -> None:
     request, _ = _decode(path, body, headers, query)
     assert request.credential == credential
+
+
+def test_every_request_carries_what_its_endpoint_says() -> None:
+    request, _ = _decode("/collect", b"{}", {"authorization": "Bearer k"})
+    sent = ClientRequest.FromString(_DECODERS["/collect"].serialize(request))
+    assert (sent.dialect, sent.endpoint, sent.max_age_seconds) == ("pulse", "/collect", 30 * 86_400)
+    assert list(sent.accepted_kinds) == [KEY_KIND_PULSE]
+    assert (sent.quota.name, sent.quota.limit) == ("pulse", 10_000)
+    assert (sent.credential, sent.request_id, sent.items) == ("k", "req-1", request.items)
 
 
 def test_a_secret_in_the_body_stays_out_of_the_quarantine() -> None:

@@ -14,8 +14,8 @@ from rest_facade.core_refusal import CoreRefusal
 Answer = Callable[[BatchIngestRequest], Awaitable[BatchIngestResponse]]
 
 
-def request(number: int, size: int = 0) -> ClientRequest:
-    return ClientRequest(request_id=f"r{number}", credential="x" * size)
+def request(number: int, size: int = 0) -> bytes:
+    return ClientRequest(request_id=f"r{number}", credential="x" * size).SerializeToString()
 
 
 def echo(batch: BatchIngestRequest) -> BatchIngestResponse:
