@@ -27,6 +27,7 @@ from rest_facade.health import HealthResource, MetricsResource, ReadyResource
 from rest_facade.metrics import Metrics
 from rest_facade.options import FacadeOptions
 from rest_facade.origins import OriginBook
+from rest_facade.scripts import script_routes
 from rest_facade.stats import PATH as STATS_PATH
 from rest_facade.stats import StatsResource
 from rest_facade.vocabulary import Dialect
@@ -114,6 +115,7 @@ class _Lifespan:
         for dialect in self._dialects:
             face = Face(dialect, self._clock, addresses, origins)
             routes |= self._endpoints(face, coalescer, budget, metrics)
+            routes |= script_routes(face, metrics)
             if dialect.name == _STATS_DIALECT:
                 routes[STATS_PATH] = StatsResource(face, link, metrics.of(dialect.name, STATS_PATH))
         for path, resource in routes.items():

@@ -342,3 +342,5 @@ class Dialect:
     x_rate_limit: bool = False
     # Seconds of a 429's Retry-After at least, where the document fixes them.
     retry_after_seconds: int = 1
+    # Browser scripts, served at the root: files of rest_facade/browser.
+    scripts: tuple[str, ...] = ()

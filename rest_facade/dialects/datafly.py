@@ -212,4 +212,5 @@ DATAFLY = Dialect(
     # 400 days, the longest browsers keep a cookie.
     visitor_cookie=VisitorCookie("_dfid", max_age_seconds=34_560_000, vendor_cookies=True),
     quota=Quota(name="datafly", limit=1000, window_seconds=1, scope=QUOTA_SCOPE_SOURCE),
+    scripts=("datafly.js",),
 )

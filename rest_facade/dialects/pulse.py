@@ -106,4 +106,5 @@ PULSE = Dialect(
     x_rate_limit=True,
     # "Wait 60 seconds and retry."
     retry_after_seconds=60,
+    scripts=("tracker.js",),
 )
