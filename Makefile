@@ -10,7 +10,7 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -Iproto \
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help install lock proto proto-check fmt lint types test test-unit test-conformance test-contract \
+.PHONY: help install lock proto proto-check sdk sdk-check fmt lint types test test-unit test-conformance test-contract \
 	test-architecture test-system migrate run send grpcurl bench check clean
 
 help: ## List the targets
@@ -48,6 +48,18 @@ proto: $(VENV)/.dev ## Generate the stubs from the protos
 
 proto-check: $(VENV)/.dev ## Lint the protos, look for breaking changes, compare the stubs
 	.ci/proto-check
+
+# The browser scripts: built files are committed, so that nobody needs Node to run or to test.
+
+sdk/node_modules/.made: sdk/package-lock.json
+	cd sdk && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+sdk: sdk/node_modules/.made ## Build the browser scripts (needs Node)
+	cd sdk && npm run --silent build
+
+sdk-check: sdk/node_modules/.made ## Compare the browser scripts with what their sources give (needs Node)
+	cd sdk && npm run --silent check
 
 # Code.
 
@@ -92,5 +104,5 @@ bench: $(VENV)/.dev ## Measure throughput and latency
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove the environment and caches; .polylect/ (your data) stays
-	rm -rf $(VENV) *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) *.egg-info build dist sdk/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
