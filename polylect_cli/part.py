@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from polylect_cli.handover import part_environment
 from storage.tether import tether
 
 _GROUP_PATIENCE_SECONDS = 5.0
@@ -86,7 +87,10 @@ class Part:
     async def run_once(self) -> int:
         """Start it, give its exit code when it and all its children have ended."""
         process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=asyncio.subprocess.PIPE, preexec_fn=tether(signal.SIGTERM)
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            env=part_environment(),
+            preexec_fn=tether(signal.SIGTERM),
         )
         self._process = process
         if self._stopping.is_set():  # asked while it was being started
