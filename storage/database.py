@@ -104,11 +104,7 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection in autocommit. Whatever the driver raises in the block is StorageUnavailable."""
         with driver_errors_wrapped():
-            try:
-                async with asyncio.timeout(self._timeout_seconds):
-                    await self._slots.acquire()
-            except TimeoutError as error:
-                raise StorageUnavailable("the database is not available: all connections are busy") from error
+            await self._take_slot()
             try:
                 connection = await self._take()
                 try:
@@ -129,6 +125,16 @@ class Database:
         """Run one statement, give the number of rows it touched. Raises StorageUnavailable."""
         async with self.connection() as connection:
             return (await connection.execute(*_compiled(statement))).rowcount
+
+    async def _take_slot(self) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise StorageUnavailable("the database is not available: all connections are busy") from error
 
     async def _take(self) -> Connection:
         while self._idle:

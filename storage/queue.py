@@ -3,11 +3,15 @@
 Hides compression, and that a batch is a row. Claiming and settling are the worker's.
 """
 
+from weakref import WeakSet
+
+import psycopg
 import zstandard
 from google.protobuf.message import DecodeError
 from polylect.v1.queue_pb2 import EventBatch
 
-from storage.database import Database
+from storage.database import Connection, Database
+from storage.roundtrip import prepare, run_prepared
 
 # Under this zstd saves less disk than it costs time.
 _COMPRESS_FROM_BYTES = 2048
@@ -16,7 +20,8 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # A batch is bounded by the core's buffers; a frame that claims more is not one of ours.
 _LARGEST_BATCH_BYTES = 1 << 30
 
-_INSERT = "INSERT INTO queue (item_count, payload) VALUES (%s, %b)"
+_STATEMENT = b"polylect_append"
+_INSERT = b"INSERT INTO queue (item_count, payload) VALUES ($1, $2)"
 
 
 class PostgresQueue:
@@ -24,6 +29,7 @@ class PostgresQueue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._prepared: WeakSet[Connection] = WeakSet()
 
     async def append(self, batch: EventBatch) -> None:
         """Commit `batch` as one row, synced to disk; an empty one needs none.
@@ -35,7 +41,15 @@ class PostgresQueue:
             return
         payload = encode_batch(batch)
         async with self._database.connection() as connection:
-            await connection.execute(_INSERT, (item_count, payload), prepare=True)
+            try:
+                if connection not in self._prepared:
+                    await prepare(connection, _STATEMENT, _INSERT)
+                    self._prepared.add(connection)
+                await run_prepared(connection, _STATEMENT, (item_count.to_bytes(4), payload))
+            except psycopg.Error:
+                # It may be the statement that is gone: a new connection starts anew.
+                await connection.close()
+                raise
 
 
 def encode_batch(batch: EventBatch) -> bytes:

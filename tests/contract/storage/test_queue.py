@@ -135,6 +135,24 @@ async def test_no_driver_error_crosses(queue: PostgresQueue, database_url: str) 
     assert isinstance(caught.value.__cause__, psycopg.errors.UndefinedTable)
 
 
+async def test_a_batch_larger_than_any_socket_buffer_arrives(queue: PostgresQueue, database_url: str) -> None:
+    batch = EventBatch(quarantined=[QuarantinedEvent(raw=os.urandom(8 * 1024 * 1024))])
+    await queue.append(batch)
+    assert stored(database_url) == [(1, batch)]
+
+
+async def test_a_connection_that_forgot_its_statements_costs_one_append_at_most(
+    queue: PostgresQueue, database: Database, database_url: str
+) -> None:
+    await queue.append(make_batch(name="before"))
+    async with database.connection() as connection:
+        await connection.execute("DISCARD ALL")
+    with pytest.raises(StorageUnavailable, match="does not exist"):
+        await queue.append(make_batch(name="lost"))
+    await queue.append(make_batch(name="after"))
+    assert [batch.events[0].name for _, batch in stored(database_url)] == ["before", "after"]
+
+
 async def test_a_cancelled_append_leaves_its_connection_usable(
     queue: PostgresQueue, database: Database, database_url: str
 ) -> None:
