@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from polylect.v1.error_reason_pb2 import ERROR_REASON_UNSPECIFIED, ErrorReason, Rejection
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.query_pb2 import ListEventsRequest
@@ -33,18 +32,18 @@ from sqlalchemy import (
 from storage.database import Database
 from storage.dedup import message_key
 from storage.identity import user_id_when_read
-from storage.quarantine_rows import NO_SOURCE
-from storage.rows import SELECTED, datetime_of, event_of, kind_text, selected, timestamp_of, uuid_text
+from storage.quarantine_rows import NO_SOURCE, quarantined_of
+from storage.quarantine_rows import SELECTED as QUARANTINE_SELECTED
+from storage.rows import SELECTED, event_of, kind_text
 from storage.schema import dedup_keys, events, quarantine, sources
+from storage.values import EPOCH, datetime_of, uuid_text
 
 # How far receipt, by the facade's clock, may be from the moment in the id, by the core's.
 _ID_TOLERANCE = timedelta(hours=1)
 # No event is received earlier than this before it occurred: the core refuses what lies further ahead.
 _CLOCK_TOLERANCE = timedelta(hours=24)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UUID_VERSION = 7
-_REASONS = {name.removeprefix("ERROR_REASON_").lower(): number for name, number in ErrorReason.items()}
 
 # Every key starts with the source: asked without one, each is looked up.
 _ANY_SOURCE = union_all(
@@ -80,9 +79,7 @@ class _Listing:
 
 
 _EVENTS = _Listing(events.c.event_id, _SELECTED, b"e")
-_QUARANTINE = _Listing(
-    quarantine.c.quarantine_id, tuple(selected(column) for column in quarantine.columns), b"q"
-)
+_QUARANTINE = _Listing(quarantine.c.quarantine_id, QUARANTINE_SELECTED, b"q")
 
 
 class PostgresEvents:
@@ -150,7 +147,7 @@ class PostgresEvents:
         """
         conditions = [_is(quarantine.c.reason, reason)] if reason else []
         rows, token = await self._page(_QUARANTINE, source_id, conditions, page_size, page_token)
-        return [_quarantined_of(row) for row in rows], token
+        return [quarantined_of(row) for row in rows], token
 
     async def count_events(
         self, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime
@@ -201,7 +198,7 @@ def _received_around(event_id: str) -> Iterator[ColumnElement[bool]]:
     if identity.version != _UUID_VERSION:
         return
     try:
-        made_at = _EPOCH + timedelta(milliseconds=identity.int >> 80)
+        made_at = EPOCH + timedelta(milliseconds=identity.int >> 80)
         yield events.c.received_at.between(made_at - _ID_TOLERANCE, made_at + _ID_TOLERANCE)
     except OverflowError:
         return
@@ -239,25 +236,6 @@ def _bound(timestamp: Timestamp) -> datetime:
         return datetime_of(timestamp)
     except OverflowError:
         return (datetime.max if timestamp.seconds > 0 else datetime.min).replace(tzinfo=UTC)
-
-
-def _quarantined_of(row: _Row) -> QuarantinedEvent:
-    return QuarantinedEvent(
-        quarantine_id=row["quarantine_id"],
-        source_id=row["source_id"],
-        rejection=Rejection(
-            # A word of a newer version's is no known reason.
-            reason=_REASONS.get(row["reason"], ERROR_REASON_UNSPECIFIED),
-            message=row["message"],
-            field=row["field"] or "",
-        ),
-        raw=row["raw"],
-        received_at=timestamp_of(row["received_at"]),
-        dialect=row["dialect"] or "",
-        endpoint=row["endpoint"] or "",
-        request_id=row["request_id"] or "",
-        client_ip=row["client_ip"] or "",
-    )
 
 
 def _token_of(last_id: str, mark: bytes) -> str:

@@ -15,12 +15,13 @@ from psycopg import sql
 
 from storage.errors import driver_errors_wrapped
 
+LOCK_SPACE = 0x706F6C79
+"""First number of every advisory lock of the workers of a database; the second tells the uses apart."""
+
 DAYS_AHEAD = 7
 DAYS_BEHIND = 1
 
 _PREFIX = "events_p"
-# Of our own choosing, the same for all workers of a database; the second number tells the two uses apart.
-_LOCK_SPACE = 0x706F6C79
 _LOCK_ATTACH = 1
 
 _LIST: LiteralString = """
@@ -79,7 +80,7 @@ class Partitions:
 
     def _make(self, days: frozenset[date]) -> int:
         with driver_errors_wrapped(), self._connect() as connection, connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_LOCK_SPACE, _LOCK_ATTACH))
+            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_SPACE, _LOCK_ATTACH))
             existing = _existing(connection)
             for day in sorted(days - existing):
                 _attach(connection, day)
@@ -102,7 +103,7 @@ def _attach(connection: psycopg.Connection[Any], day: date) -> None:
             name, _midnight(day), _midnight(day + timedelta(days=1))
         )
     )
-    log.info("partition made", day=day.isoformat())
+    log.info("partition_made", day=day.isoformat())
 
 
 def _name(day: date) -> sql.Identifier:

@@ -4,23 +4,39 @@ A row made here always fits: what can't stand in its column is replaced, for her
 It must not know why something came.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import psycopg
-from polylect.v1.error_reason_pb2 import ERROR_REASON_UNWRITABLE, ErrorReason, Rejection
+from polylect.v1.error_reason_pb2 import (
+    ERROR_REASON_UNSPECIFIED,
+    ERROR_REASON_UNWRITABLE,
+    ErrorReason,
+    Rejection,
+)
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from uuid_utils.compat import uuid7
 
-from storage.rows import datetime_of
+from storage.schema import events, quarantine
+from storage.values import datetime_of, selected, timestamp_of, uuid_text
 
 NO_SOURCE = "00000000-0000-0000-0000-000000000000"
 """Where things stand of which no source can be told: no source has this id, so only the admin sees them."""
 
+SELECTED = tuple(selected(column) for column in quarantine.columns)
+"""What to select for `quarantined_of`."""
+
 _MESSAGE_LIMIT = 2_000
+_PREFIX = "ERROR_REASON_"
+_NAMELESS = "reason_"
+_REASONS = {name.removeprefix(_PREFIX).lower(): number for name, number in ErrorReason.items()}
+_REASON_TEXTS = {number: text for text, number in _REASONS.items()}
+# What quotes a value in the messages of Postgres and Python; a value may hold quotes itself.
+_QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
+_COPIED_COLUMN = re.compile(r"^COPY events, line \d+, column (\w+)", re.MULTILINE)
 
 _INSERT = """
 INSERT INTO quarantine (source_id, quarantine_id, received_at, reason, message, field, raw,
@@ -47,7 +63,7 @@ def unwritable(event: Event, error: Exception) -> QuarantinedEvent:
     return QuarantinedEvent(
         quarantine_id=event.event_id,
         source_id=event.source_id,
-        rejection=Rejection(reason=ERROR_REASON_UNWRITABLE, message=_words_of(error)),
+        rejection=Rejection(reason=ERROR_REASON_UNWRITABLE, message=words_of(error)),
         raw=event.SerializeToString(),
         received_at=event.received_at,
         dialect=event.provenance.dialect,
@@ -61,22 +77,49 @@ def undecodable(payload: bytes, error: Exception) -> QuarantinedEvent:
     """Give the entry of a queue row nobody can read, as it was, for an operator to look at."""
     return QuarantinedEvent(
         source_id=NO_SOURCE,
-        rejection=Rejection(reason=ERROR_REASON_UNWRITABLE, message=_words_of(error)),
+        rejection=Rejection(reason=ERROR_REASON_UNWRITABLE, message=words_of(error)),
         raw=payload,
     )
 
 
-def _words_of(error: Exception) -> str:
-    return (str(error).strip() or repr(error))[:_MESSAGE_LIMIT]
+def words_of(error: Exception) -> str:
+    """Say why an event can't be stored without repeating what the client sent: fit for a log.
+
+    The driver's own text has the statement's context and, quoted, the values.
+    """
+    words, column = str(error), None
+    if isinstance(error, psycopg.Error):
+        words = error.diag.message_primary or words
+        column = _COPIED_COLUMN.search(error.diag.context or "")
+    words = _QUOTED.sub(r"\1…\1", words.strip())[:_MESSAGE_LIMIT] or type(error).__name__
+    return f"{column[1]}: {words}" if column and column[1] in events.columns else words
+
+
+def quarantined_of(row: Mapping[str, Any]) -> QuarantinedEvent:
+    """Give the entry of a row selected by SELECTED."""
+    return QuarantinedEvent(
+        quarantine_id=row["quarantine_id"],
+        source_id=row["source_id"],
+        rejection=Rejection(
+            reason=_reason_of(row["reason"]), message=row["message"], field=row["field"] or ""
+        ),
+        raw=row["raw"],
+        received_at=timestamp_of(row["received_at"]),
+        dialect=row["dialect"] or "",
+        endpoint=row["endpoint"] or "",
+        request_id=row["request_id"] or "",
+        client_ip=row["client_ip"] or "",
+    )
 
 
 def _row_of(entry: QuarantinedEvent, now: datetime) -> tuple[Any, ...]:
     rejection = entry.rejection
     return (
-        _uuid_or(entry.source_id, NO_SOURCE),
-        _uuid_or(entry.quarantine_id, "") or str(uuid7()),
+        uuid_text(entry.source_id) or NO_SOURCE,
+        uuid_text(entry.quarantine_id) or str(uuid7()),
         _time_of(entry) or now,
-        ErrorReason.Name(rejection.reason).removeprefix("ERROR_REASON_").lower(),
+        # A core that is already newer may have more of them.
+        _REASON_TEXTS.get(rejection.reason, f"{_NAMELESS}{rejection.reason}"),
         _text(rejection.message),
         _text(rejection.field) or None,
         entry.raw,
@@ -87,11 +130,11 @@ def _row_of(entry: QuarantinedEvent, now: datetime) -> tuple[Any, ...]:
     )
 
 
-def _uuid_or(text: str, default: str) -> str:
-    try:
-        return str(UUID(text))
-    except ValueError:
-        return default
+def _reason_of(text: str) -> ErrorReason.ValueType:
+    number = text.removeprefix(_NAMELESS)
+    if number != text and number.isdecimal():
+        return ErrorReason.ValueType(int(number))
+    return _REASONS.get(text, ERROR_REASON_UNSPECIFIED)
 
 
 def _time_of(entry: QuarantinedEvent) -> datetime | None:

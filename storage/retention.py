@@ -11,10 +11,8 @@ import psycopg
 import structlog
 
 from storage.errors import driver_errors_wrapped
-from storage.partitions import Connect, Partitions
+from storage.partitions import LOCK_SPACE, Connect, Partitions
 
-# Beside the lock of storage.partitions, in the same space.
-_LOCK_SPACE = 0x706F6C79
 _LOCK_RETENTION = 2
 
 # A chunk takes some 40 ms, in which this worker claims nothing.
@@ -49,7 +47,7 @@ class Retention:
         """
         with driver_errors_wrapped(), self.connect() as connection:
             got = connection.execute(
-                "SELECT pg_try_advisory_lock(%s, %s)", (_LOCK_SPACE, _LOCK_RETENTION)
+                "SELECT pg_try_advisory_lock(%s, %s)", (LOCK_SPACE, _LOCK_RETENTION)
             ).fetchone()
             if got != (True,):
                 return True
@@ -57,7 +55,7 @@ class Retention:
             connection.execute("DELETE FROM daily_salts WHERE day < %s", ((now - _SALT_GRACE).date(),))
             dropped = self._drop_partitions(now)
         if dropped:
-            log.info("partitions dropped", days=[day.isoformat() for day in dropped])
+            log.info("partitions_dropped", days=[day.isoformat() for day in dropped])
         return keys < _PURGE_ROWS
 
     def _purge_dedup_keys(self, connection: psycopg.Connection[Any], now: datetime) -> int:

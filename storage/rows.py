@@ -4,24 +4,20 @@ A row is what COPY's text format takes cheapest: ids and times as text, NULL for
 text it was. It must not know who writes or asks.
 """
 
-import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 from polylect.v1.event_pb2 import Campaign, Device, Event, EventKind, Geo, Page, Provenance, Revenue
-from sqlalchemy import Column, ColumnElement, Text, cast, func
-from sqlalchemy.dialects.postgresql import INET, JSONB, UUID
 
 from storage.schema import events
+from storage.values import EPOCH, selected, timestamp_of
 
 COLUMNS: tuple[str, ...] = tuple(column.name for column in events.columns)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NANOS_PER_UNIT = 10**9
 _KIND_TEXTS: dict[int, str] = {
     number: name.removeprefix("EVENT_KIND_").lower() for name, number in EventKind.items() if number
@@ -148,7 +144,7 @@ def _no_json(is_struct: bool) -> str:
 # Of the events that arrive together most share their second: a hit is 0.1 µs, a datetime 1 µs.
 @lru_cache(maxsize=4096)
 def _second_text(seconds: int) -> str:
-    return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat(" ")
+    return (EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat(" ")
 
 
 def _time_text(seconds: int, nanos: int) -> str:
@@ -169,38 +165,6 @@ def money_of(amount: Decimal, currency: str) -> Money:
     units, nanos = divmod(abs(total), _NANOS_PER_UNIT)
     sign = -1 if total < 0 else 1
     return Money(currency_code=currency, units=sign * units, nanos=sign * nanos)
-
-
-def timestamp_of(moment: datetime) -> Timestamp:
-    """Give an aware datetime as a Timestamp, exact to the microsecond."""
-    since_epoch = moment - _EPOCH
-    return Timestamp(
-        seconds=since_epoch.days * 86_400 + since_epoch.seconds, nanos=since_epoch.microseconds * 1000
-    )
-
-
-def datetime_of(timestamp: Timestamp) -> datetime:
-    """Give a Timestamp as an aware UTC datetime, cut to microseconds.
-
-    Raises OverflowError outside the years 1 to 9999.
-    """
-    return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
-
-
-def uuid_text(text: str) -> str | None:
-    """Give a UUID in the form the tables give it back; None when it is none."""
-    try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        return None
-
-
-def selected(column: Column[Any]) -> ColumnElement[Any]:
-    """Give what to select of a column of any table: ids, addresses and JSON as text, the rest as it is."""
-    if isinstance(column.type, INET):
-        return func.host(column).label(column.name)
-    # Parsed, JSON would lose digits: 1.10 would be 1.1.
-    return cast(column, Text).label(column.name) if isinstance(column.type, JSONB | UUID) else column
 
 
 SELECTED = tuple(selected(column) for column in events.columns)

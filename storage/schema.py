@@ -20,7 +20,6 @@ from sqlalchemy import (
     Numeric,
     Table,
     Text,
-    UniqueConstraint,
     func,
     text,
 )
@@ -60,8 +59,8 @@ sources = Table(
 keys = Table(
     "keys",
     metadata,
-    Column("source_id", _UUID, ForeignKey("sources.source_id"), nullable=False),
-    Column("key_id", _UUID, nullable=False),
+    Column("source_id", _UUID, ForeignKey("sources.source_id"), primary_key=True),
+    Column("key_id", _UUID, primary_key=True),
     # KeyKind without its prefix, lower case with dashes: pulsora-public.
     Column("kind", Text, nullable=False),
     # SHA-256 of the secret.
@@ -72,7 +71,6 @@ keys = Table(
     Column("created_at", _TIMESTAMP, nullable=False, server_default=func.now()),
     Column("expires_at", _TIMESTAMP),
     Column("revoked_at", _TIMESTAMP),
-    UniqueConstraint("source_id", "key_id", name="keys_pkey"),
 )
 
 # One row per group commit. Autovacuum settings are the migration's.

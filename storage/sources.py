@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import psycopg
 import structlog
 from polylect.v1.ingest_pb2 import KeyKind
-from polylect.v1.source_pb2 import Key, Source
-from sqlalchemy import ColumnElement, func, literal, or_, select, true, update
+from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
+from sqlalchemy import ColumnElement, Update, func, literal, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 
 from storage.database import Connection, Database, connect, deadline
-from storage.rows import datetime_of, selected, timestamp_of, uuid_text
 from storage.schema import daily_salts, keys, sources
+from storage.values import datetime_of, selected, timestamp_of, uuid_text
 
 CHANNEL = "polylect_sources"
 """Where the triggers on sources and keys tell the id of the source that changed."""
@@ -102,7 +102,7 @@ class PostgresSources:
                 finally:
                     await connection.close()
             except (psycopg.Error, OSError) as error:
-                log.warning("not hearing of key changes, reconnecting", error=str(error).strip())
+                log.warning("key_changes_unheard", error=str(error).strip())
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def find_source(self, name_or_id: str) -> Source | None:
@@ -124,24 +124,42 @@ class PostgresSources:
         statement = insert(sources).values(values).on_conflict_do_nothing(index_elements=[sources.c.name])
         return await self._database.run(statement) == 1
 
-    async def update_source(self, source: Source) -> None:
-        """Write all settings of `source` by its id."""
-        statement = update(sources).where(self._visible, sources.c.source_id == source.source_id)
-        await self._database.run(statement.values(**_settings_of(source)))
+    async def update_source(self, source_id: str, change: UpdateSourceRequest) -> Source | None:
+        """Write the settings `change` holds, leaving the others; give the source as it then stands."""
+        if (canonical := uuid_text(source_id)) is None:
+            return None
+        if not (values := _changed(change)):
+            return await self.find_source(canonical)
+        statement = update(sources).where(self._visible, sources.c.source_id == canonical).values(values)
+        rows = await self._database.rows(statement.returning(*_SOURCE_COLUMNS))
+        return next(map(_source_of, rows), None)
 
     async def create_key(self, key: Key, secret_hash: bytes) -> None:
         """Insert."""
-        values = {
-            "source_id": key.source_id,
-            "key_id": key.key_id,
-            "kind": _KIND_TEXTS[key.kind],
-            "secret_hash": secret_hash,
-            "hint": key.hint,
-            "scopes": list(key.scopes),
-            "sites": list(key.sites),
-            **_times_of(key, "created_at", "expires_at", "revoked_at"),
-        }
-        await self._database.run(insert(keys).values(values))
+        await self._database.run(insert(keys).values(_key_values(key, secret_hash)))
+
+    async def replace_key(
+        self, old_key_id: str, key: Key, secret_hash: bytes, *, expires_at: datetime
+    ) -> Key | None:
+        """Insert `key` and let the old one expire, both or neither; give the old key as it then stands.
+
+        An earlier end of the old key stays. None, and nothing done, when it is revoked, or there is none.
+        """
+        if (canonical := uuid_text(old_key_id)) is None:
+            return None
+        old = self._end(canonical, keys.c.expires_at, expires_at).where(keys.c.revoked_at.is_(None))
+        ended = old.returning(*_KEY_COLUMNS).cte("ended")
+        values = {keys.c[name]: value for name, value in _key_values(key, secret_hash).items()}
+        new = select(*(literal(value, column.type) for column, value in values.items())).select_from(ended)
+        made = insert(keys).from_select(list(values), new).cte("made")
+        return next(map(_key_of, await self._database.rows(select(ended).add_cte(made))), None)
+
+    async def revoke_key(self, key_id: str, revoked_at: datetime) -> Key | None:
+        """End a key, if it was not revoked earlier; give it as it then stands, None when there is none."""
+        if (canonical := uuid_text(key_id)) is None:
+            return None
+        statement = self._end(canonical, keys.c.revoked_at, revoked_at).returning(*_KEY_COLUMNS)
+        return next(map(_key_of, await self._database.rows(statement)), None)
 
     async def list_keys(self, source_id: str) -> list[Key]:
         """Give the keys of a source, newest first."""
@@ -150,20 +168,6 @@ class PostgresSources:
     async def find_key(self, key_id: str) -> Key | None:
         """Give one key."""
         return next(iter(await self._keys(keys.c.key_id, key_id)), None)
-
-    async def end_key(self, key_id: str, *, expires_at: datetime | None, revoked_at: datetime | None) -> None:
-        """Set the times given; an earlier one already there stays."""
-        if (canonical := uuid_text(key_id)) is None:
-            return
-        # LEAST passes over NULLs.
-        ends = {
-            column.name: func.least(column, literal(moment))
-            for column, moment in ((keys.c.expires_at, expires_at), (keys.c.revoked_at, revoked_at))
-            if moment is not None
-        }
-        if ends:
-            is_visible = keys.c.source_id.in_(select(sources.c.source_id).where(self._visible))
-            await self._database.run(update(keys).where(keys.c.key_id == canonical, is_visible).values(ends))
 
     async def salt(self, day: date) -> bytes:
         """Give the 32-byte salt of a UTC day, made at first asking, the same for all cores."""
@@ -174,6 +178,15 @@ class PostgresSources:
             rows = await self._database.rows(stored)
         salt: bytes = rows[0]["salt"]
         return salt
+
+    def _end(self, key_id: str, column: ColumnElement[datetime], moment: datetime) -> Update:
+        is_visible = keys.c.source_id.in_(select(sources.c.source_id).where(self._visible))
+        # LEAST passes over NULLs.
+        return (
+            update(keys)
+            .where(keys.c.key_id == key_id, is_visible)
+            .values({column: func.least(column, literal(moment))})
+        )
 
     async def _keys(self, column: ColumnElement[str], wanted: str) -> list[Key]:
         if (canonical := uuid_text(wanted)) is None:
@@ -200,6 +213,37 @@ async def _changes(connection: Connection) -> list[str | None]:
 def _times_of(message: Source | Key, *fields: str) -> dict[str, datetime]:
     """Give the times that are set; the others are the table's to default."""
     return {field.name: datetime_of(moment) for field, moment in message.ListFields() if field.name in fields}
+
+
+def _changed(change: UpdateSourceRequest) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if change.HasField("enabled"):
+        values["enabled"] = change.enabled
+    if change.HasField("rate_limit"):
+        values["rate_limit"] = change.rate_limit.limit
+        values["rate_limit_window_seconds"] = change.rate_limit.window_seconds
+    elif change.clear_rate_limit:
+        values |= {"rate_limit": None, "rate_limit_window_seconds": None}
+    if change.HasField("origins"):
+        values["origins"] = list(change.origins.values)
+    if change.HasField("vendor_cookies"):
+        values["vendor_cookies"] = list(change.vendor_cookies.values)
+    if change.HasField("cookie_domain"):
+        values["cookie_domain"] = change.cookie_domain
+    return values
+
+
+def _key_values(key: Key, secret_hash: bytes) -> dict[str, Any]:
+    return {
+        "source_id": key.source_id,
+        "key_id": key.key_id,
+        "kind": _KIND_TEXTS[key.kind],
+        "secret_hash": secret_hash,
+        "hint": key.hint,
+        "scopes": list(key.scopes),
+        "sites": list(key.sites),
+        **_times_of(key, "created_at", "expires_at", "revoked_at"),
+    }
 
 
 def _settings_of(source: Source) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from psycopg import sql
 from storage.dedup import dedup_key
 from storage.enrich import Enricher
 from storage.partitions import Partitions
-from storage.quarantine_rows import insert_quarantined, unwritable
+from storage.quarantine_rows import insert_quarantined, unwritable, words_of
 from storage.rows import COLUMNS, row_of
 
 Clock = Callable[[], datetime]
@@ -100,9 +100,9 @@ class _Claim:
         if not self.unwritable:
             ours = not isinstance(error, psycopg.Error | ValueError)
             log.warning(
-                "event unwritable",
+                "event_unwritable",
                 event_id=event.event_id,
-                error=str(error),
+                error=words_of(error),
                 exc_info=error if ours else None,
             )
         self.unwritable += 1
@@ -139,7 +139,7 @@ class Writer:
             insert_quarantined(connection, claim.refused, self._clock())
             claim.tally.quarantined = len(claim.refused)
         if claim.unwritable > 1:
-            log.warning("more events unwritable", count=claim.unwritable)
+            log.warning("more_events_unwritable", count=claim.unwritable)
         return claim.tally
 
     def _prepare(self, claim: _Claim, events: Iterable[Event]) -> list[_Prepared]:

@@ -96,8 +96,8 @@ def _create_sources() -> None:
     )
     op.create_table(
         "keys",
-        sa.Column("source_id", _UUID, sa.ForeignKey("sources.source_id"), nullable=False),
-        sa.Column("key_id", _UUID, nullable=False),
+        sa.Column("source_id", _UUID, sa.ForeignKey("sources.source_id"), primary_key=True),
+        sa.Column("key_id", _UUID, primary_key=True),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("secret_hash", sa.LargeBinary, nullable=False, unique=True),
         sa.Column("hint", sa.Text, nullable=False),
@@ -106,7 +106,6 @@ def _create_sources() -> None:
         sa.Column("created_at", _TIMESTAMP, nullable=False, server_default=sa.func.now()),
         sa.Column("expires_at", _TIMESTAMP),
         sa.Column("revoked_at", _TIMESTAMP),
-        sa.UniqueConstraint("source_id", "key_id", name="keys_pkey"),
     )
     op.execute(_NOTIFY)
     for table in ("sources", "keys"):

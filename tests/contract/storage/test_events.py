@@ -26,7 +26,8 @@ from storage.errors import StorageUnavailable
 from storage.events import PostgresEvents
 from storage.partitions import Partitions
 from storage.quarantine_rows import NO_SOURCE, insert_quarantined
-from storage.rows import COLUMNS, row_of, timestamp_of
+from storage.rows import COLUMNS, row_of
+from storage.values import timestamp_of
 
 NOW = datetime(2026, 2, 25, 14, 30, 0, 123456, tzinfo=UTC)
 SHOP, BLOG = "01900000-0000-7000-8000-00000000000a", "01900000-0000-7000-8000-00000000000b"
@@ -328,6 +329,16 @@ async def test_the_quarantine_is_listed_latest_first(store: PostgresEvents, data
 async def test_every_reason_is_read_back(store: PostgresEvents, database_url: str, reason: int) -> None:
     refused = make_refused(1, rejection=Rejection(reason=reason, message="no"))  # type: ignore[arg-type]
     store_refused(database_url, [refused])
+    assert await store.list_quarantined(SHOP, "", 10, "") == ([refused], "")
+
+
+async def test_a_reason_the_worker_does_not_know_yet_keeps_its_number(
+    store: PostgresEvents, database_url: str
+) -> None:
+    refused = make_refused(1, rejection=Rejection(reason=4711, message="no"))  # type: ignore[arg-type]
+    store_refused(database_url, [refused])
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT reason FROM quarantine").fetchall() == [("reason_4711",)]
     assert await store.list_quarantined(SHOP, "", 10, "") == ([refused], "")
 
 

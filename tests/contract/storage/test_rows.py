@@ -34,14 +34,13 @@ from storage.partitions import Partitions
 from storage.rows import (
     COLUMNS,
     SELECTED,
-    datetime_of,
     decimal_of,
     event_of,
     money_of,
     row_of,
-    timestamp_of,
 )
 from storage.schema import events
+from storage.values import datetime_of, timestamp_of
 
 DAY = date(2026, 2, 25)
 RECEIVED_AT = datetime(2026, 2, 25, 14, 30, 0, 123456, tzinfo=UTC)

@@ -12,13 +12,13 @@ from uuid import uuid4
 import psycopg
 import pytest
 from polylect.v1.ingest_pb2 import KEY_KIND_APEX, KEY_KIND_PULSE, KEY_KIND_PULSORA_PUBLIC, KeyKind
-from polylect.v1.source_pb2 import Key, Source, SourceRateLimit
+from polylect.v1.source_pb2 import Key, Source, SourceRateLimit, StringList, UpdateSourceRequest
 
 from storage.database import Database
 from storage.demo import DEMO_SOURCES, create_demo
 from storage.errors import StorageUnavailable
-from storage.rows import timestamp_of
 from storage.sources import PostgresSources, StoredKey, StoredSource
+from storage.values import timestamp_of
 
 NOW = datetime(2026, 2, 25, 14, 30, 0, 123456, tzinfo=UTC)
 NOTICED_WITHIN_SECONDS = 5
@@ -89,6 +89,8 @@ async def test_an_unknown_source_is_none(sources: PostgresSources, nobody: str) 
     assert await sources.load_sources(nobody) == []
     assert await sources.list_keys(nobody) == []
     assert await sources.find_key(nobody) is None
+    assert await sources.update_source(nobody, UpdateSourceRequest(enabled=False)) is None
+    assert await sources.revoke_key(nobody, NOW) is None
 
 
 async def test_an_id_goes_before_a_name_that_looks_like_one(sources: PostgresSources) -> None:
@@ -105,28 +107,41 @@ async def test_a_name_is_taken_once(sources: PostgresSources) -> None:
     assert await sources.load_sources() == [StoredSource(first, [])]
 
 
-@pytest.mark.parametrize("limit", [None, SourceRateLimit(), SourceRateLimit(limit=7, window_seconds=1)])
-async def test_an_update_writes_every_setting(
-    sources: PostgresSources, limit: SourceRateLimit | None
+_LIMIT = SourceRateLimit(limit=10, window_seconds=60)
+_NO_LIMIT = SourceRateLimit(limit=0, window_seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "after"),
+    [
+        ({}, {}),
+        ({"enabled": False}, {"enabled": False}),
+        ({"rate_limit": _NO_LIMIT}, {"rate_limit": _NO_LIMIT}),
+        ({"clear_rate_limit": True}, {"rate_limit": None}),
+        ({"origins": StringList(values=["b.example"])}, {"origins": ["b.example"]}),
+        ({"origins": StringList()}, {"origins": []}),
+        ({"vendor_cookies": StringList(values=["_fbp"])}, {"vendor_cookies": ["_fbp"]}),
+        ({"vendor_cookies": StringList()}, {"vendor_cookies": []}),
+        ({"cookie_domain": ""}, {"cookie_domain": ""}),
+    ],
+)
+async def test_an_update_writes_what_is_given(
+    sources: PostgresSources, change: dict[str, Any], after: dict[str, Any]
 ) -> None:
     other = make_source("other")
-    before = make_source(
-        "shop",
-        rate_limit=SourceRateLimit(limit=10, window_seconds=60),
-        origins=["https://a.example"],
-        vendor_cookies=["_ga"],
-        cookie_domain=".a.example",
-    )
+    settings: dict[str, Any] = {
+        "rate_limit": _LIMIT,
+        "origins": ["https://a.example"],
+        "vendor_cookies": ["_ga"],
+        "cookie_domain": ".a.example",
+    }
+    before = make_source("shop", **settings)
+    expected = make_source("shop", source_id=before.source_id, **(settings | after))
     await create(sources, other)
     await create(sources, before)
-    after = make_source(
-        "shop", source_id=before.source_id, enabled=False, origins=["b.example"], rate_limit=limit
-    )
-    await sources.update_source(after)
-    found = await sources.find_source("shop")
-    assert found == after
-    assert found is not None
-    assert found.HasField("rate_limit") == (limit is not None)
+    given = await sources.update_source(before.source_id.upper(), UpdateSourceRequest(**change))
+    assert given == expected
+    assert await sources.find_source("shop") == expected
     assert await sources.find_source("other") == other
 
 
@@ -177,24 +192,34 @@ async def test_an_earlier_end_of_a_key_stays(sources: PostgresSources) -> None:
     await create(sources, source, key, neighbour)
     later = NOW + timedelta(hours=1)
 
-    async def ends() -> tuple[datetime | None, datetime | None]:
-        found = await sources.find_key(key.key_id)
-        assert found is not None
-        expires_at, revoked_at = (
-            getattr(found, field).ToDatetime(UTC) if found.HasField(field) else None  # type: ignore[arg-type]
-            for field in ("expires_at", "revoked_at")
-        )
-        return expires_at, revoked_at
+    async def replace(expires_at: datetime) -> Key | None:
+        return await sources.replace_key(key.key_id, make_key(source), os.urandom(32), expires_at=expires_at)
 
-    await sources.end_key(key.key_id, expires_at=later, revoked_at=None)
-    assert await ends() == (later, None)
-    await sources.end_key(key.key_id, expires_at=None, revoked_at=NOW)
-    assert await ends() == (later, NOW)
-    await sources.end_key(key.key_id, expires_at=NOW, revoked_at=later)
-    assert await ends() == (NOW, NOW)
-    await sources.end_key(key.key_id, expires_at=None, revoked_at=None)
-    assert await ends() == (NOW, NOW)
+    key.expires_at.FromDatetime(later)
+    assert await replace(later) == key
+    assert await replace(later + timedelta(hours=1)) == key
+    key.expires_at.FromDatetime(NOW)
+    assert await replace(NOW) == key
+    key.revoked_at.FromDatetime(NOW)
+    assert await sources.revoke_key(key.key_id, NOW) == key
+    assert await sources.revoke_key(key.key_id, later) == key
+    assert await sources.find_key(key.key_id) == key
     assert await sources.find_key(neighbour.key_id) == neighbour
+
+
+async def test_a_replacement_comes_back_as_it_was_made(sources: PostgresSources) -> None:
+    source = make_source()
+    old, revoked = make_key(source), make_key(source, revoked_at=timestamp_of(NOW))
+    await create(sources, source, old, revoked)
+    new = make_key(source, kind=KEY_KIND_PULSE, scopes=["stats:read"], sites=["a", "b"], hint="y456")
+    secret_hash = os.urandom(32)
+    nobody = str(uuid4())
+    for ended in (revoked.key_id, nobody, "nobody"):
+        assert await sources.replace_key(ended, new, secret_hash, expires_at=NOW) is None
+    assert await sources.find_key(new.key_id) is None
+    await sources.replace_key(old.key_id, new, secret_hash, expires_at=NOW)
+    [stored] = await sources.load_sources()
+    assert StoredKey(new, secret_hash) in stored.keys
 
 
 async def test_demo_rows_exist_in_demo_mode_only(
@@ -212,8 +237,11 @@ async def test_demo_rows_exist_in_demo_mode_only(
     assert await sources.list_keys(demo.source_id) == []
     assert await sources.find_key(demo_key.key_id) is None
     assert not await sources.create_source(make_source(demo.name))
-    await sources.update_source(make_source("renamed", source_id=demo.source_id))
-    await sources.end_key(demo_key.key_id, expires_at=NOW, revoked_at=NOW)
+    assert await sources.update_source(demo.source_id, UpdateSourceRequest(enabled=False)) is None
+    assert await sources.revoke_key(demo_key.key_id, NOW) is None
+    new = make_key(real)
+    assert await sources.replace_key(demo_key.key_id, new, os.urandom(32), expires_at=NOW) is None
+    assert await sources.list_keys(real.source_id) == []
 
     in_demo_mode = PostgresSources(database, include_demo=True)
     loaded = await in_demo_mode.load_sources()
@@ -252,9 +280,9 @@ async def test_every_change_of_a_source_or_key_is_heard(sources: PostgresSources
         assert await heard(changes) == source.source_id
         await sources.create_key(key, os.urandom(32))
         assert await heard(changes) == source.source_id
-        await sources.update_source(source)
+        await sources.update_source(source.source_id, UpdateSourceRequest(enabled=False))
         assert await heard(changes) == source.source_id
-        await sources.end_key(key.key_id, expires_at=None, revoked_at=NOW)
+        await sources.revoke_key(key.key_id, NOW)
         assert await heard(changes) == source.source_id
         with psycopg.connect(database_url, autocommit=True) as operator:
             operator.execute("DELETE FROM keys")

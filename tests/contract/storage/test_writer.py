@@ -18,6 +18,7 @@ from polylect.v1.event_pb2 import (
     Revenue,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from structlog.testing import capture_logs
 from worker_factory import (
     NOW,
     OTHER_SOURCE,
@@ -35,7 +36,8 @@ from worker_factory import (
 from storage.enrich import Enricher
 from storage.partitions import Partitions
 from storage.quarantine_rows import NO_SOURCE
-from storage.rows import SELECTED, event_of, timestamp_of
+from storage.rows import SELECTED, event_of
+from storage.values import timestamp_of
 from storage.writer import Tally, Writer
 
 WINDOW = timedelta(days=7)
@@ -278,10 +280,27 @@ def test_a_poisoned_event_alone_goes_to_quarantine(
     assert (str(row["source_id"]), str(row["quarantine_id"])) == (SOURCE, bad.event_id)
 
 
-def test_quarantine_has_the_databases_own_words(writer: Writer, connection: psycopg.Connection[Any]) -> None:
-    write(writer, connection, make_event(client_ip="nowhere"))
-    (message,) = column(connection, "SELECT message FROM quarantine")
-    assert message.startswith('invalid input syntax for type inet: "nowhere"')
+SECRET = "s3cret@example.com"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"client_ip": SECRET}, 'client_ip: invalid input syntax for type inet: "…"'),
+        ({"client_ip": f'"{SECRET}\n"'}, 'client_ip: invalid input syntax for type inet: "…"'),
+        ({"properties_json": f'{{"a":{SECRET}'}, "properties: invalid input syntax for type json"),
+        ({"name": f"{SECRET}\0"}, "PostgreSQL text fields cannot contain NUL (0x00) bytes"),
+        ({"kind": EVENT_KIND_UNSPECIFIED, "name": SECRET}, "no row can hold this event: KeyError(0)"),
+    ],
+)
+def test_why_it_could_not_be_stored_is_said_without_what_the_client_sent(
+    writer: Writer, connection: psycopg.Connection[Any], fields: dict[str, Any], words: str
+) -> None:
+    with capture_logs() as logged:
+        write(writer, connection, make_event(), make_event(**fields))
+    assert column(connection, "SELECT message FROM quarantine") == [words]
+    assert [entry["error"] for entry in logged if entry["event"] == "event_unwritable"] == [words]
+    assert SECRET not in str(logged)
 
 
 def test_many_poisoned_events_are_all_found(writer: Writer, connection: psycopg.Connection[Any]) -> None:

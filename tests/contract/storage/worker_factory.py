@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 from uuid_utils.compat import uuid7
 
 from storage.queue import encode_batch
-from storage.rows import timestamp_of
+from storage.values import timestamp_of
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 SOURCE = "01941f29-7c00-7000-8000-000000000001"

@@ -1,0 +1,43 @@
+"""Values as any table has them: times, ids, and how a column is selected. It must not know any table."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import Column, ColumnElement, Text, cast, func
+from sqlalchemy.dialects.postgresql import INET, JSONB, UUID
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def timestamp_of(moment: datetime) -> Timestamp:
+    """Give an aware datetime as a Timestamp, exact to the microsecond."""
+    since_epoch = moment - EPOCH
+    return Timestamp(
+        seconds=since_epoch.days * 86_400 + since_epoch.seconds, nanos=since_epoch.microseconds * 1000
+    )
+
+
+def datetime_of(timestamp: Timestamp) -> datetime:
+    """Give a Timestamp as an aware UTC datetime, cut to microseconds.
+
+    Raises OverflowError outside the years 1 to 9999.
+    """
+    return EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+
+
+def uuid_text(text: str) -> str | None:
+    """Give a UUID in the form the tables give it back; None when it is none."""
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        return None
+
+
+def selected(column: Column[Any]) -> ColumnElement[Any]:
+    """Give what to select of a column of any table: ids, addresses and JSON as text, the rest as it is."""
+    if isinstance(column.type, INET):
+        return func.host(column).label(column.name)
+    # Parsed, JSON would lose digits: 1.10 would be 1.1.
+    return cast(column, Text).label(column.name) if isinstance(column.type, JSONB | UUID) else column
