@@ -12,7 +12,7 @@ from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.query_pb2 import ListEventsRequest
 from polylect.v1.queue_pb2 import EventBatch
-from polylect.v1.source_pb2 import Key, Source
+from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
 
 
 class StoredKey(Protocol):
@@ -60,20 +60,31 @@ class SourceStore(Protocol):
     async def create_source(self, source: Source) -> bool:
         """Insert; False when the name is taken."""
 
-    async def update_source(self, source: Source) -> None:
-        """Write all settings of `source` by its id."""
+    async def update_source(self, source_id: str, change: UpdateSourceRequest) -> Source | None:
+        """Write the settings `change` holds, leaving the others; give the source as it then stands.
+
+        None when there is none of that id. Which source `change` itself names is of no account.
+        """
 
     async def create_key(self, key: Key, secret_hash: bytes) -> None:
         """Insert."""
+
+    async def replace_key(
+        self, old_key_id: str, key: Key, secret_hash: bytes, *, expires_at: datetime
+    ) -> Key | None:
+        """Insert `key` and let the old one expire, both or neither; give the old key as it then stands.
+
+        An earlier end of the old key stays. None, and nothing done, when it is revoked, or there is none.
+        """
+
+    async def revoke_key(self, key_id: str, revoked_at: datetime) -> Key | None:
+        """End a key, if it was not revoked earlier; give it as it then stands, None when there is none."""
 
     async def list_keys(self, source_id: str) -> list[Key]:
         """Give the keys of a source, newest first."""
 
     async def find_key(self, key_id: str) -> Key | None:
         """Give one key."""
-
-    async def end_key(self, key_id: str, *, expires_at: datetime | None, revoked_at: datetime | None) -> None:
-        """Set the times given; an earlier one already there stays."""
 
     async def salt(self, day: date) -> bytes:
         """Give the 32-byte salt of a UTC day, made at first asking, the same for all cores."""
@@ -107,6 +118,3 @@ class EventStore(Protocol):
 
         Raises ValueError as above.
         """
-
-    async def ping(self) -> None:
-        """Answer when the database does."""

@@ -3,7 +3,6 @@
 A change is effective here when the answer leaves, and in every other core as soon as the store tells it.
 """
 
-import asyncio
 import re
 import secrets
 import string
@@ -70,8 +69,6 @@ class SourceServicer(SourceServiceServicer):
         self._store = store
         self._keys = keys
         self._clock = clock
-        # Settings are read, changed and written back.
-        self._updating = asyncio.Lock()
 
     async def CreateSource(  # noqa: N802 - the proto's name
         self, request: source_pb2.CreateSourceRequest, context: Context
@@ -108,10 +105,10 @@ class SourceServicer(SourceServiceServicer):
     ) -> source_pb2.UpdateSourceResponse:
         """Change the settings that are given."""
         self._callers.require_admin(context)
-        async with self._updating:
-            source = await self._source(request.source)
-            _change(source, request)
-            await self._store.update_source(source)
+        known = await self._source(request.source)
+        source = await self._store.update_source(known.source_id, _normalized(request))
+        if source is None:
+            raise _no_source(request.source)
         await self._apply(source.source_id)
         return source_pb2.UpdateSourceResponse(source=source)
 
@@ -129,7 +126,8 @@ class SourceServicer(SourceServiceServicer):
             sites = [source.name]
         scopes = list(dict.fromkeys(request.scopes)) or list(_KINDS[request.kind][1])
         key = Key(source_id=source.source_id, kind=request.kind, scopes=scopes, sites=sites)
-        secret = await self._create(key)
+        secret = self._mint(key)
+        await self._store.create_key(key, _hash(secret))
         await self._apply(key.source_id)
         return source_pb2.CreateKeyResponse(key=key, secret=secret)
 
@@ -153,13 +151,14 @@ class SourceServicer(SourceServiceServicer):
             overlap = timedelta(seconds=request.overlap.seconds, microseconds=request.overlap.nanos // 1_000)
         old = await self._key(request.key_id)
         now = self._clock()
-        if old.HasField("revoked_at") or (old.HasField("expires_at") and _has_passed(old.expires_at, now)):
-            raise _bad("key_id", "The key has ended; make a new one")
+        if old.HasField("expires_at") and _has_passed(old.expires_at, now):
+            raise _ended()
         key = Key(source_id=old.source_id, kind=old.kind, scopes=old.scopes, sites=old.sites)
-        secret = await self._create(key)
-        await self._store.end_key(old.key_id, expires_at=now + overlap, revoked_at=None)
+        secret = self._mint(key)
+        ended = await self._store.replace_key(old.key_id, key, _hash(secret), expires_at=now + overlap)
+        if ended is None:
+            raise _ended()
         await self._apply(key.source_id)
-        ended = await self._key(old.key_id)
         return source_pb2.RotateKeyResponse(key=key, secret=secret, old_key=ended)
 
     async def RevokeKey(  # noqa: N802 - the proto's name
@@ -167,10 +166,11 @@ class SourceServicer(SourceServiceServicer):
     ) -> source_pb2.RevokeKeyResponse:
         """End a key now."""
         self._callers.require_admin(context)
-        key = await self._key(request.key_id)
-        await self._store.end_key(key.key_id, expires_at=None, revoked_at=self._clock())
+        key = await self._store.revoke_key(request.key_id, self._clock())
+        if key is None:
+            raise _no_key(request.key_id)
         await self._apply(key.source_id)
-        return source_pb2.RevokeKeyResponse(key=await self._key(key.key_id))
+        return source_pb2.RevokeKeyResponse(key=key)
 
     async def CheckOrigin(  # noqa: N802 - the proto's name
         self, request: source_pb2.CheckOriginRequest, context: Context
@@ -189,48 +189,44 @@ class SourceServicer(SourceServiceServicer):
     async def _source(self, name_or_id: str) -> Source:
         source = await self._store.find_source(name_or_id)
         if source is None:
-            raise CoreError(reasons.ERROR_REASON_NOT_FOUND, f"No source {name_or_id!r}", field="source")
+            raise _no_source(name_or_id)
         return source
 
     async def _key(self, key_id: str) -> Key:
         key = await self._store.find_key(key_id)
         if key is None:
-            raise CoreError(reasons.ERROR_REASON_NOT_FOUND, f"No key {key_id!r}", field="key_id")
+            raise _no_key(key_id)
         return key
 
-    async def _create(self, key: Key) -> str:
-        """Give `key` its id and times, store it, and give its secret."""
+    def _mint(self, key: Key) -> str:
+        """Give `key` its id, hint and time of making; give its secret."""
         prefix = _KINDS[key.kind][0]
         secret = prefix + "".join(secrets.choice(_SECRET_ALPHABET) for _ in range(_SECRET_LENGTH))
         key.key_id = str(uuid7())
         key.hint = secret[-_HINT_LENGTH:]
         key.created_at.CopyFrom(timestamp_of(self._clock()))
-        await self._store.create_key(key, sha256(secret.encode()).digest())
         return secret
 
 
-def _change(source: Source, request: UpdateSourceRequest) -> None:
-    if request.HasField("enabled"):
-        source.enabled = request.enabled
+def _normalized(request: UpdateSourceRequest) -> UpdateSourceRequest:
+    """Give the change with its settings as they are kept. Raises CoreError."""
+    change = UpdateSourceRequest()
+    change.CopyFrom(request)
     if request.HasField("rate_limit"):
         if request.clear_rate_limit:
             raise _bad("rate_limit", "Either set the rate limit or clear it")
         _check_rate_limit(request.rate_limit)
-        source.rate_limit.CopyFrom(request.rate_limit)
-    elif request.clear_rate_limit:
-        source.ClearField("rate_limit")
     if request.HasField("origins"):
-        source.origins[:] = _origins_of(request.origins.values)
+        change.origins.values[:] = _origins_of(request.origins.values)
     if request.HasField("vendor_cookies"):
-        unknown = set(request.vendor_cookies.values) - set(_VENDOR_COOKIES)
-        if unknown:
+        if set(request.vendor_cookies.values) - set(_VENDOR_COOKIES):
             raise _bad("vendor_cookies", f"Vendor cookies are {', '.join(_VENDOR_COOKIES)}")
-        source.vendor_cookies[:] = dict.fromkeys(request.vendor_cookies.values)
+        change.vendor_cookies.values[:] = dict.fromkeys(request.vendor_cookies.values)
     if request.HasField("cookie_domain"):
-        domain = request.cookie_domain.lower()
+        domain = change.cookie_domain = request.cookie_domain.lower()
         if domain and (len(domain) > _DOMAIN_LENGTH or not _DOMAIN.fullmatch(domain)):
             raise _bad("cookie_domain", "A cookie domain is a host name")
-        source.cookie_domain = domain
+    return change
 
 
 def _origins_of(entries: Iterable[str]) -> list[str]:
@@ -273,6 +269,22 @@ def _is_uuid(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _hash(secret: str) -> bytes:
+    return sha256(secret.encode()).digest()
+
+
+def _no_source(name_or_id: str) -> CoreError:
+    return CoreError(reasons.ERROR_REASON_NOT_FOUND, f"No source {name_or_id!r}", field="source")
+
+
+def _no_key(key_id: str) -> CoreError:
+    return CoreError(reasons.ERROR_REASON_NOT_FOUND, f"No key {key_id!r}", field="key_id")
+
+
+def _ended() -> CoreError:
+    return _bad("key_id", "The key has ended; make a new one")
 
 
 def _bad(field: str, message: str) -> CoreError:

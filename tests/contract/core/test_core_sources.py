@@ -1,5 +1,6 @@
 """SourceService: sources and keys, and every argument it refuses."""
 
+import asyncio
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from core_calls import ADMIN, FACADE, NOW, Caller, a_request, bearer, failure
+from core_calls import ADMIN, FACADE, NOW, Caller, a_request, bearer, failure, until
 from google.protobuf.duration_pb2 import Duration
 from polylect.v1 import ingest_pb2
 from polylect.v1.ingest_pb2 import KeyKind
@@ -186,6 +187,45 @@ async def test_what_is_not_there(core: Caller) -> None:
     for call, request in calls:
         failed = await failure(call(request, metadata=ADMIN))
         assert (failed.code.name, failed.reason) == ("NOT_FOUND", "NOT_FOUND")
+
+
+async def test_two_cores_change_two_settings_at_once(start: Any, database_url: str) -> None:
+    one, other = await start(), await start()
+    await one.make_source("shop")
+    changes = (
+        (one, UpdateSourceRequest(source="shop", origins=StringList(values=["a.example"]))),
+        (other, UpdateSourceRequest(source="shop", cookie_domain="a.example")),
+    )
+    with psycopg.connect(database_url) as lock, psycopg.connect(database_url, autocommit=True) as watcher:
+        lock.execute("SELECT FROM sources FOR UPDATE")
+        calls = [core.sources.UpdateSource(change, metadata=ADMIN) for core, change in changes]
+
+        async def both_wait() -> bool:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            return watcher.execute(waiting).fetchone() == (2,)
+
+        await until(both_wait)
+        lock.commit()
+        await asyncio.gather(*calls)
+    source = (await one.sources.GetSource(GetSourceRequest(source="shop"), metadata=ADMIN)).source
+    assert (list(source.origins), source.cookie_domain) == (["a.example"], "a.example")
+
+
+_NO_UPDATE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON keys FOR EACH ROW EXECUTE FUNCTION refuse();
+"""
+
+
+async def test_a_rotation_happens_whole_or_not_at_all(core: Caller, database_url: str) -> None:
+    await core.make_source("shop")
+    old = await core.make_key()
+    with psycopg.connect(database_url, autocommit=True) as operator:
+        operator.execute(_NO_UPDATE)
+    failed = await failure(core.sources.RotateKey(RotateKeyRequest(key_id=old.key.key_id), metadata=ADMIN))
+    assert failed.reason == "STORAGE_UNAVAILABLE"
+    listed = (await core.sources.ListKeys(ListKeysRequest(source="shop"), metadata=ADMIN)).keys
+    assert list(listed) == [old.key]
 
 
 async def test_rotation_keeps_what_the_key_is(core: Caller) -> None:

@@ -12,7 +12,7 @@ from polylect.v1.ingest_pb2 import (
     KEY_KIND_PULSORA_PUBLIC,
     KEY_KIND_PULSORA_SECRET,
 )
-from polylect.v1.source_pb2 import Source
+from polylect.v1.source_pb2 import Source, SourceRateLimit, StringList, UpdateSourceRequest
 
 from storage.database import Database
 from storage.demo import create_demo
@@ -61,12 +61,14 @@ async def test_again_changes_nothing(sources: PostgresSources, database_url: str
     create_demo(database_url)
     datafly = await sources.find_source("demo-datafly")
     assert datafly is not None
-    datafly.origins[:] = ["https://mine.example"]
-    datafly.enabled = False
-    datafly.rate_limit.limit = 5
-    await sources.update_source(datafly)
+    mine = UpdateSourceRequest(
+        enabled=False,
+        origins=StringList(values=["https://mine.example"]),
+        rate_limit=SourceRateLimit(limit=5, window_seconds=1),
+    )
+    await sources.update_source(datafly.source_id, mine)
     [key] = await sources.list_keys(datafly.source_id)
-    await sources.end_key(key.key_id, expires_at=None, revoked_at=datetime(2026, 2, 25, tzinfo=UTC))
+    await sources.revoke_key(key.key_id, datetime(2026, 2, 25, tzinfo=UTC))
     before = await sources.load_sources()
 
     create_demo(database_url)
