@@ -10,7 +10,7 @@ from typing import Any
 
 import falcon
 import structlog
-from falcon.asgi import App, Request, Response
+from falcon.asgi import App, Request
 from polylect.v1 import error_reason_pb2 as reasons
 
 from rest_facade import body_json
@@ -22,7 +22,7 @@ from rest_facade.connections import COUNT_UNPARSED
 from rest_facade.core_link import CoreLink, read_tls
 from rest_facade.dialects import DIALECTS
 from rest_facade.endpoint import RECEIVE, PixelEndpoint, PostEndpoint, TakesEvents
-from rest_facade.face import Clock, Face
+from rest_facade.face import Clock, Face, Response
 from rest_facade.health import HealthResource, MetricsResource, ReadyResource
 from rest_facade.metrics import Metrics
 from rest_facade.options import FacadeOptions
@@ -65,7 +65,7 @@ class FacadeApp(App):  # type: ignore[type-arg]
 def create_app(options: FacadeOptions, clock: Clock, dialects: Sequence[Dialect] = DIALECTS) -> FacadeApp:
     """Make the application. It has no routes before the lifespan's start-up."""
     lifespan = _Lifespan(options, clock, dialects)
-    app = FacadeApp(middleware=[lifespan])
+    app = FacadeApp(middleware=[lifespan], response_type=Response)
     lifespan.app = app
     return app
 

@@ -1,7 +1,7 @@
 """What a request's head says of the one who sent it, read once from the ASGI scope."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from uuid_utils import uuid7
@@ -11,11 +11,35 @@ from rest_facade.address import AddressBook
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
+class Headers(Mapping[str, str]):
+    """Headers by lower-case name, repeated ones joined. Decoded when asked for: most never are."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
+        self._raw = dict(raw)
+        if len(self._raw) < len(raw):
+            self._raw = _joined(raw)
+
+    def __getitem__(self, name: str) -> str:
+        return self._raw[name.encode()].decode("latin-1")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Give a header, or the default: the parent's way by an exception costs ten times as much."""
+        value = self._raw.get(name.encode())
+        return default if value is None else value.decode("latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
 class Caller(NamedTuple):
     """Who asks."""
 
-    # Lower-case names; repeated ones joined.
-    headers: Mapping[str, str]
+    headers: Headers
     client_ip: str
     # The client's X-Request-Id, or a new one.
     request_id: str
@@ -27,25 +51,25 @@ class Caller(NamedTuple):
 
 def read_caller(scope: Mapping[str, Any], addresses: AddressBook, *, needs_own_origin: bool) -> Caller:
     """Read an ASGI scope."""
-    headers = _headers(scope["headers"])
+    headers = Headers(scope["headers"])
     client = scope.get("client")
     peer = client[0] if client else ""
     asked_id = headers.get("x-request-id")
     return Caller(
-        headers=headers,
-        client_ip=addresses.client_ip(peer, headers),
-        request_id=asked_id if asked_id and _REQUEST_ID.fullmatch(asked_id) else str(uuid7()),
-        origin=headers.get("origin", ""),
-        own_origin=addresses.own_origin(peer, scope["scheme"], headers) if needs_own_origin else "",
+        headers,
+        addresses.client_ip(peer, headers),
+        asked_id if asked_id and _REQUEST_ID.fullmatch(asked_id) else str(uuid7()),
+        headers.get("origin", ""),
+        addresses.own_origin(peer, scope["scheme"], headers) if needs_own_origin else "",
     )
 
 
-def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in raw:
-        name = raw_name.decode("latin-1")
-        value = raw_value.decode("latin-1")
-        if name in headers:
-            value = headers[name] + ("; " if name == "cookie" else ", ") + value
-        headers[name] = value
+def _joined(raw: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    headers: dict[bytes, bytes] = {}
+    for name, value in raw:
+        headers[name] = headers[name] + _separator(name) + value if name in headers else value
     return headers
+
+
+def _separator(name: bytes) -> bytes:
+    return b"; " if name == b"cookie" else b", "

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from falcon.asgi import Request, Response
+from falcon.asgi import Request
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.ingest_pb2 import ClientOutcome, ClientRequest
 
@@ -15,7 +15,7 @@ from rest_facade.coalescer import Coalescer
 from rest_facade.cookies import CookieJar
 from rest_facade.core_refusal import CoreRefusal
 from rest_facade.decode import Arrival, Decoder
-from rest_facade.face import Face
+from rest_facade.face import Face, Response
 from rest_facade.metrics import EndpointMetrics
 from rest_facade.render import Answer
 from rest_facade.vocabulary import Endpoint, ShapeError
@@ -32,11 +32,13 @@ _NO_COOKIES_FOR = frozenset(
 )
 _NO_QUERY: Mapping[str, str] = MappingProxyType({})
 _GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
-_GIF_HEADERS = (
-    ("Content-Type", "image/gif"),
-    ("Cache-Control", "no-store, no-cache, must-revalidate, private"),
-    ("Pragma", "no-cache"),
-    ("Expires", "0"),
+_GIF_HEADERS = MappingProxyType(
+    {
+        "content-type": "image/gif",
+        "cache-control": "no-store, no-cache, must-revalidate, private",
+        "pragma": "no-cache",
+        "expires": "0",
+    }
 )
 
 
@@ -69,7 +71,7 @@ class TakesEvents:
         """Answer a preflight, or say which methods there are."""
         caller = self.face.read_caller(req)
         if not caller.origin or "access-control-request-method" not in caller.headers:
-            allow = (("Allow", self.allowed_methods),)
+            allow = {"allow": self.allowed_methods}
             self.face.send(resp, Answer(204, allow, b""), caller, await self._allows(caller))
             self.metrics.count_answer(204)
             return
@@ -82,9 +84,8 @@ class TakesEvents:
             await self._refuse(resp, caller, reasons.ERROR_REASON_ORIGIN_NOT_ALLOWED, "Origin not allowed")
             return
         requested = caller.headers.get("access-control-request-headers", "")
-        self.face.send(resp, Answer(204, (), b""), caller, origin_allowed=True)
-        for name, value in self.face.cors.for_preflight(caller.origin, requested):
-            resp.set_header(name, value)
+        self.face.send(resp, Answer(204, {}, b""), caller, origin_allowed=True)
+        resp.set_headers(self.face.cors.for_preflight(caller.origin, requested))
         self.metrics.count_answer(204)
 
     async def take(self, req: Request, resp: Response) -> None:
@@ -164,8 +165,7 @@ class PixelEndpoint(TakesEvents):
         """Take the query's event."""
         await self.take(req, resp)
         resp.data = _GIF
-        for name, value in _GIF_HEADERS:
-            resp.set_header(name, value)
+        resp.set_headers(_GIF_HEADERS)
 
 
 def _last_of_each(req: Request) -> dict[str, str]:

@@ -4,9 +4,10 @@ That is the request id, the CORS headers the origin is entitled to, and a line i
 """
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
-from falcon.asgi import Request, Response
+from falcon import asgi
+from falcon.asgi import Request
 from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.ingest_pb2 import RateLimit
 
@@ -21,8 +22,13 @@ from rest_facade.vocabulary import Dialect
 
 Clock = Callable[[], datetime]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+
+class Response(asgi.Response):
+    """Falcon's response, with a way to set all headers that costs nothing for each."""
+
+    def take_headers(self, headers: dict[str, str]) -> None:
+        """Send these headers, by lower-case name, and forget those set before."""
+        self._headers = headers
 
 
 class Face:
@@ -39,7 +45,8 @@ class Face:
 
     def now_us(self) -> int:
         """Give the time in microseconds since the epoch."""
-        return (self._clock() - _EPOCH) // _MICROSECOND
+        # A double tells a quarter of a microsecond until 2100.
+        return round(self._clock().timestamp() * 1_000_000)
 
     def read_caller(self, request: Request) -> Caller:
         """Read who asks."""
@@ -66,11 +73,13 @@ class Face:
         """Fill the HTTP response."""
         response.status = answer.status
         response.data = answer.body
-        for name, value in answer.headers:
-            response.set_header(name, value)
-        for name, value in self.cors.for_answer(caller.origin, origin_allowed):
-            response.set_header(name, value)
-        response.set_header("X-Request-Id", caller.request_id)
+        response.take_headers(
+            {
+                **answer.headers,
+                **self.cors.for_answer(caller.origin, origin_allowed),
+                "x-request-id": caller.request_id,
+            }
+        )
         for cookie in cookies:
             response.append_header("Set-Cookie", cookie)
 

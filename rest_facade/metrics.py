@@ -79,6 +79,8 @@ class EndpointMetrics:
         self._labels = (dialect, endpoint)
         self._answers: dict[tuple[int, int], int] = {}
         self._verdicts: dict[int, int] = {}
+        # Answers, by status, to one event that was accepted.
+        self._stored: dict[int, int] = {}
 
     def count_answer(self, status: int, reason: ErrorReason.ValueType = ERROR_REASON_UNSPECIFIED) -> None:
         """Count one answer."""
@@ -88,11 +90,11 @@ class EndpointMetrics:
 
     def count_outcome(self, status: int, outcome: ClientOutcome, *, as_batch: bool) -> None:
         """Count one answer and the events it is about."""
-        verdicts = self._verdicts
         if status < 300 and not as_batch:
-            self.count_answer(status)
-            verdicts[0] = verdicts.get(0, 0) + 1
+            stored = self._stored
+            stored[status] = stored.get(status, 0) + 1
             return
+        verdicts = self._verdicts
         # 0 where there is none.
         self.count_answer(status, outcome.refusal.reason)
         for result in outcome.results:
@@ -101,6 +103,10 @@ class EndpointMetrics:
 
     def flush(self) -> None:
         """Hand over what was counted."""
+        stored, self._stored = self._stored, {}
+        for status, number in stored.items():
+            self._requests.labels(*self._labels, str(status), "").inc(number)
+            self._events.labels(*self._labels, "").inc(number)
         answers, self._answers = self._answers, {}
         for (status, reason), number in answers.items():
             self._requests.labels(*self._labels, str(status), reason_word(reason)).inc(number)

@@ -13,20 +13,26 @@ from polylect.v1.ingest_pb2 import ClientOutcome, RateLimit
 from rest_facade import body_json
 from rest_facade.vocabulary import Blank, Dialect, Endpoint, Reason, Refusal, Reply, Template
 
-Headers = tuple[tuple[str, str], ...]
-
-JSON_TYPE = ("Content-Type", "application/json")
+JSON_TYPE: Mapping[str, str] = {"content-type": "application/json"}
 
 
 class Answer(NamedTuple):
     """An HTTP answer but for CORS, cookies and the request id."""
 
     status: int
-    headers: Headers
+    # By lower-case name.
+    headers: Mapping[str, str]
     body: bytes
 
 
 _Fill = Mapping[Blank, Any]
+
+
+class _CompiledReply(NamedTuple):
+    status: int
+    fill: Callable[[_Fill], bytes]
+    # The answer whole, where nothing is left to be filled in.
+    constant: Answer | None
 
 
 class Renderer:
@@ -48,13 +54,20 @@ class Renderer:
         rate = outcome.rate_limit if outcome.HasField("rate_limit") else None
         if outcome.HasField("refusal"):
             return self.refusal(outcome.refusal.reason, outcome.refusal.message, now_ms, rate)
-        headers = self._rate_headers(rate, now_ms)
         if not as_batch:
             first = outcome.results[0]
             if first.HasField("rejection"):
                 return self.refusal(first.rejection.reason, first.rejection.message, now_ms, rate)
-            status, body = self._replies[id(endpoint.accepted)]
-            return Answer(status, (JSON_TYPE, *headers), body({Blank.NOW_MS: now_ms, Blank.ACCEPTED: 1}))
+            reply = self._replies[id(endpoint.accepted)]
+            if rate is None and reply.constant is not None:
+                return reply.constant
+            headers = self._headers(rate, now_ms)
+            return Answer(reply.status, headers, reply.fill({Blank.NOW_MS: now_ms, Blank.ACCEPTED: 1}))
+        return self._batch_outcome(endpoint, outcome, self._headers(rate, now_ms), now_ms)
+
+    def _batch_outcome(
+        self, endpoint: Endpoint, outcome: ClientOutcome, headers: Mapping[str, str], now_ms: int
+    ) -> Answer:
         errors = [
             self._error_entry(index, result.rejection)
             for index, result in enumerate(outcome.results)
@@ -69,11 +82,10 @@ class Renderer:
             Blank.REJECTED_IF_ANY: len(errors) or None,
             Blank.ERRORS_IF_ANY: errors or None,
         }
-        if errors and not accepted and self._batch_refused:
-            status, body = self._batch_refused
-        else:
-            status, body = self._replies[id(endpoint.batch_accepted)]
-        return Answer(status, (JSON_TYPE, *headers), body(fill))
+        none_accepted = errors and not accepted
+        reply = self._batch_refused if none_accepted else None
+        reply = reply or self._replies[id(endpoint.batch_accepted)]
+        return Answer(reply.status, headers, reply.fill(fill))
 
     def refusal(
         self,
@@ -86,39 +98,38 @@ class Renderer:
         """Render a no to the whole request; `message` is used where the dialect has no words of its own."""
         refusal = self._dialect.errors[reason]
         body = self._bodies.get(reason, self._error_body)
-        headers = self._rate_headers(rate, now_ms)
+        headers = self._headers(rate, now_ms)
         if refusal.status == 429:
             waits = rate.retry_after_seconds if rate else 0
-            headers = (*headers, ("Retry-After", str(max(waits, self._dialect.retry_after_seconds, 1))))
+            headers = {**headers, "retry-after": str(max(waits, self._dialect.retry_after_seconds, 1))}
         elif refusal.status == 503 or retry_after_seconds:
-            headers = (*headers, ("Retry-After", str(max(retry_after_seconds, 1))))
-        return Answer(
-            refusal.status,
-            (JSON_TYPE, *headers),
-            body({Blank.NOW_MS: now_ms, **_blanks(refusal, message)}),
-        )
+            headers = {**headers, "retry-after": str(max(retry_after_seconds, 1))}
+        return Answer(refusal.status, headers, body({Blank.NOW_MS: now_ms, **_blanks(refusal, message)}))
 
     def _error_entry(self, index: int, rejection: Rejection) -> Any:
         refusal = self._dialect.errors[rejection.reason]
         return _filled(self._batch_error, {Blank.INDEX: index, **_blanks(refusal, rejection.message)})
 
-    def _rate_headers(self, rate: RateLimit | None, now_ms: int) -> Headers:
+    def _headers(self, rate: RateLimit | None, now_ms: int) -> Mapping[str, str]:
         if rate is None:
-            return ()
+            return JSON_TYPE
         name = self._dialect.name
-        fields = (
-            ("RateLimit-Policy", f'"{name}";q={rate.limit};w={rate.window_seconds}'),
-            ("RateLimit", f'"{name}";r={rate.remaining};t={rate.reset_seconds}'),
-        )
-        return (*fields, *_x_rate_limit(rate, now_ms)) if self._dialect.x_rate_limit else fields
+        limit, reset_seconds = rate.limit, rate.reset_seconds
+        headers = {
+            **JSON_TYPE,
+            "ratelimit-policy": f'"{name}";q={limit};w={rate.window_seconds}',
+            "ratelimit": f'"{name}";r={rate.remaining};t={reset_seconds}',
+        }
+        return {**headers, **x_rate_limit(rate, now_ms // 1000)} if self._dialect.x_rate_limit else headers
 
 
-def _x_rate_limit(rate: RateLimit, now_ms: int) -> Headers:
-    return (
-        ("X-RateLimit-Limit", str(rate.limit)),
-        ("X-RateLimit-Remaining", str(rate.remaining)),
-        ("X-RateLimit-Reset", str(now_ms // 1000 + rate.reset_seconds)),
-    )
+def x_rate_limit(rate: RateLimit, now_seconds: int) -> Mapping[str, str]:
+    """Give the quota in the headers used before there was RateLimit."""
+    return {
+        "x-ratelimit-limit": str(rate.limit),
+        "x-ratelimit-remaining": str(rate.remaining),
+        "x-ratelimit-reset": str(now_seconds + rate.reset_seconds),
+    }
 
 
 def _blanks(refusal: Refusal, message: str) -> dict[Blank, Any]:
@@ -129,8 +140,10 @@ def _blanks(refusal: Refusal, message: str) -> dict[Blank, Any]:
     }
 
 
-def _compile_reply(reply: Reply) -> tuple[int, Callable[[_Fill], bytes]]:
-    return reply.status, _compile(reply.body)
+def _compile_reply(reply: Reply) -> _CompiledReply:
+    fill = _compile(reply.body)
+    constant = None if _has_blank(reply.body) else Answer(reply.status, JSON_TYPE, fill({}))
+    return _CompiledReply(reply.status, fill, constant)
 
 
 def _compile(template: Template) -> Callable[[_Fill], bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, NoReturn
 
-from falcon.asgi import Request, Response
+from falcon.asgi import Request
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.ingest_pb2 import RateLimit
 from polylect.v1.query_pb2 import STATS_METRIC_EVENT_COUNT, GetStatsRequest, StatsMetric
@@ -17,9 +17,9 @@ from rest_facade.caller import Caller
 from rest_facade.core_link import CoreLink
 from rest_facade.core_refusal import CoreRefusal
 from rest_facade.decode import Arrival, credential_outside_body
-from rest_facade.face import Face
+from rest_facade.face import Face, Response
 from rest_facade.metrics import EndpointMetrics
-from rest_facade.render import JSON_TYPE, Answer
+from rest_facade.render import JSON_TYPE, Answer, x_rate_limit
 from rest_facade.vocabulary import ShapeError
 
 PATH = "/api/v1/stats"
@@ -66,14 +66,11 @@ class StatsResource:
     async def on_options(self, req: Request, resp: Response) -> None:
         """Answer a preflight, or say which methods there are."""
         caller = self.face.read_caller(req)
-        self.face.send(
-            resp, Answer(204, (("Allow", self.allowed_methods),), b""), caller, origin_allowed=True
-        )
+        self.face.send(resp, Answer(204, {"allow": self.allowed_methods}, b""), caller, origin_allowed=True)
         if caller.origin and "access-control-request-method" in caller.headers:
             resp.delete_header("Allow")
             requested = caller.headers.get("access-control-request-headers", "")
-            for name, value in self.face.cors.for_preflight(caller.origin, requested):
-                resp.set_header(name, value)
+            resp.set_headers(self.face.cors.for_preflight(caller.origin, requested))
             resp.set_header("Access-Control-Allow-Methods", self.allowed_methods)
         self.metrics.count_answer(204)
 
@@ -105,7 +102,8 @@ class StatsResource:
             },
             "timestamp": now_us // 1000,
         }
-        headers = (JSON_TYPE, *_rate_headers(_rate_limit(metadata), now_us // 1_000_000))
+        rate = _rate_limit(metadata)
+        headers = {**JSON_TYPE, **x_rate_limit(rate, now_us // 1_000_000)} if rate else JSON_TYPE
         self.face.send(resp, Answer(200, headers, body_json.write(body)), caller, origin_allowed=True)
         self.metrics.count_answer(200)
 
@@ -211,13 +209,3 @@ def _rate_limit(metadata: Mapping[str, str]) -> RateLimit | None:
         )
     except (KeyError, ValueError):
         return None
-
-
-def _rate_headers(rate: RateLimit | None, now_seconds: int) -> tuple[tuple[str, str], ...]:
-    if rate is None:
-        return ()
-    return (
-        ("X-RateLimit-Limit", str(rate.limit)),
-        ("X-RateLimit-Remaining", str(rate.remaining)),
-        ("X-RateLimit-Reset", str(now_seconds + rate.reset_seconds)),
-    )
