@@ -1,9 +1,10 @@
 """Anonymous ids made by the server; hides what goes in and how the salt of the day is kept.
 
-The salt is the same in every core and deleted by the store after its day; nothing here keeps one longer.
+The salt is the same in every core; the store deletes it an hour after its day, and here it is forgotten then.
 """
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from hashlib import sha256
 
@@ -12,6 +13,9 @@ from core_service.ports import SourceStore
 _DAY_SECONDS = 86_400
 # Around midnight requests of two days arrive.
 _DAYS_KEPT = 2
+# As long as the store keeps one.
+_GRACE_SECONDS = 3_600
+_PERIOD_SECONDS = 60.0
 # While the store is away, every request in turn would wait for it in vain.
 _RETRY_SECONDS = 1.0
 
@@ -54,6 +58,18 @@ class Fingerprints:
             while len(self._salts) >= _DAYS_KEPT:
                 del self._salts[min(self._salts)]
             self._salts[seconds // _DAY_SECONDS] = salt
+
+    def forget(self, now: float) -> None:
+        """Forget the salts of days that are over. `now` is in Unix seconds."""
+        current = (now - _GRACE_SECONDS) // _DAY_SECONDS
+        for day in [day for day in self._salts if day < current]:
+            del self._salts[day]
+
+    async def follow(self, clock: Callable[[], datetime]) -> None:
+        """Forget in time, for ever, whether requests come or not."""
+        while True:
+            self.forget(clock().timestamp())
+            await asyncio.sleep(_PERIOD_SECONDS)
 
     def make(self, client_ip: str, user_agent: str, source_id: str, seconds: int) -> str:
         """Give the 64 hexadecimal digits. Needs `ready`."""

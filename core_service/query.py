@@ -1,12 +1,20 @@
-"""QueryService: finds and counts what was stored; hides whose events a caller may see."""
+"""QueryService and QuarantineService: what was stored and what was refused.
 
-from collections.abc import Callable
+Hides whose events a caller may see, and that one source's queries never take all there is to answer with.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.event_pb2 import EventKind
+from polylect.v1.quarantine_pb2 import ListRequest, ListResponse
+from polylect.v1.quarantine_pb2_grpc import QuarantineServiceServicer
 from polylect.v1.query_pb2 import (
     STATS_METRIC_EVENT_COUNT,
     GetEventRequest,
@@ -19,13 +27,15 @@ from polylect.v1.query_pb2 import (
 from polylect.v1.query_pb2_grpc import QueryServiceServicer
 
 from core_service.callers import Callers, Context, require_scope
-from core_service.errors import CoreError
+from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, reason_word
 from core_service.keys import KeyEntry
 from core_service.limits import QuotaCounters, QuotaState
 from core_service.ports import EventStore, SourceStore
 
 _DEFAULT_PAGE_SIZE = 50
 _MAX_PAGE_SIZE = 1_000
+# Of one source, under way and waiting.
+_LINE_LENGTH = 16
 _STATS_LIMIT = 1_000
 _STATS_WINDOW_SECONDS = 60
 # What has no date in Python is cut to what has, with a day to spare on either side.
@@ -34,12 +44,19 @@ _FIRST_SECOND = -62_000_000_000
 _LAST_SECOND = 253_000_000_000
 
 
-class Visibility:
-    """Tells which source a reader may see."""
+class _Line:
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.length = 0
+
+
+class Readers:
+    """Tells which source a reader may see, and when it is its turn."""
 
     def __init__(self, sources: SourceStore) -> None:
         """Look names up in `sources`."""
         self._sources = sources
+        self._lines: dict[str, _Line] = {}
 
     async def source_id(self, key: KeyEntry | None, wanted: str) -> str | None:
         """Give the id of the source to read; None when the admin (no key) wants all.
@@ -57,6 +74,32 @@ class Visibility:
             raise _no_source(wanted)
         return source.source_id
 
+    @asynccontextmanager
+    async def turn(self, key: KeyEntry | None) -> AsyncIterator[None]:
+        """Let the keys of a source query one at a time, the admin as it likes.
+
+        Raises CoreError OVERLOADED when too many of the source's are waiting.
+        """
+        if key is None:
+            yield
+            return
+        source_id = key.source.source_id
+        line = self._lines.setdefault(source_id, _Line())
+        if line.length >= _LINE_LENGTH:
+            raise CoreError(
+                reasons.ERROR_REASON_OVERLOADED,
+                "Too many queries of this source are waiting",
+                retry_after_seconds=OVERLOAD_RETRY_SECONDS,
+            )
+        line.length += 1
+        try:
+            async with line.turn:
+                yield
+        finally:
+            line.length -= 1
+            if not line.length:
+                del self._lines[source_id]
+
 
 class QueryServicer(QueryServiceServicer):
     """Reads for the admin, or for a key what is its source's."""
@@ -64,14 +107,14 @@ class QueryServicer(QueryServiceServicer):
     def __init__(
         self,
         callers: Callers,
-        visibility: Visibility,
+        readers: Readers,
         events: EventStore,
         quotas: QuotaCounters,
         clock: Callable[[], datetime],
     ) -> None:
         """Take the parts."""
         self._callers = callers
-        self._visibility = visibility
+        self._readers = readers
         self._events = events
         self._quotas = quotas
         self._clock = clock
@@ -80,16 +123,18 @@ class QueryServicer(QueryServiceServicer):
         """Give one event."""
         key = self._callers.require_admin_or_key(context)
         require_scope(key, "events:read")
-        source_id = await self._visibility.source_id(key, request.source)
+        source_id = await self._readers.source_id(key, request.source)
         match request.WhichOneof("id"):
             case "event_id":
-                event = await self._events.get_event(source_id, event_id=request.event_id)
+                wanted = {"event_id": request.event_id}
             case "message_id":
                 if source_id is None:
                     raise _missing("source")
-                event = await self._events.get_event(source_id, message_id=request.message_id)
+                wanted = {"message_id": request.message_id}
             case _:
                 raise _missing("event_id")
+        async with self._readers.turn(key):
+            event = await self._events.get_event(source_id, **wanted)
         if event is None:
             raise CoreError(reasons.ERROR_REASON_NOT_FOUND, "No such event")
         return GetEventResponse(event=event)
@@ -100,11 +145,12 @@ class QueryServicer(QueryServiceServicer):
         require_scope(key, "events:read")
         if request.kind not in EventKind.values():
             raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, "There is no such kind", field="kind")
-        source_id = await self._visibility.source_id(key, request.source)
-        try:
-            page = await self._events.list_events(source_id, request, page_size(request.page_size))
-        except ValueError as error:
-            raise bad_page_token() from error
+        source_id = await self._readers.source_id(key, request.source)
+        async with self._readers.turn(key):
+            try:
+                page = await self._events.list_events(source_id, request, _page_size(request.page_size))
+            except ValueError as error:
+                raise _bad_page_token() from error
         return ListEventsResponse(events=page[0], next_page_token=page[1])
 
     async def GetStats(self, request: GetStatsRequest, context: Context) -> GetStatsResponse:  # noqa: N802 - the proto's name
@@ -116,11 +162,12 @@ class QueryServicer(QueryServiceServicer):
         if request.metric != STATS_METRIC_EVENT_COUNT:
             raise CoreError(reasons.ERROR_REASON_METRIC_UNKNOWN, "There is no such metric", field="metric")
         occurred_from, occurred_until = _range_of(request)
-        source_id = await self._visibility.source_id(key, request.source)
+        source_id = await self._readers.source_id(key, request.source)
         if source_id is None:
             raise _missing("source")
         site_id = request.site_id if key is None else _site_of(key, request.site_id)
-        count = await self._events.count_events(source_id, site_id, occurred_from, occurred_until)
+        async with self._readers.turn(key):
+            count = await self._events.count_events(source_id, site_id, occurred_from, occurred_until)
         return GetStatsResponse(value=count)
 
     def _count(self, key: KeyEntry, context: Context) -> None:
@@ -134,13 +181,38 @@ class QueryServicer(QueryServiceServicer):
             )
 
 
-def page_size(wanted: int) -> int:
-    """Give the size of a page: the default for 0, never above the maximum."""
+class QuarantineServicer(QuarantineServiceServicer):
+    """Reads for the admin, or for a key what is its source's."""
+
+    def __init__(self, callers: Callers, readers: Readers, events: EventStore) -> None:
+        """Take the parts."""
+        self._callers = callers
+        self._readers = readers
+        self._events = events
+
+    async def List(self, request: ListRequest, context: Context) -> ListResponse:  # noqa: N802 - the proto's name
+        """Give a page of quarantined events."""
+        key = self._callers.require_admin_or_key(context)
+        require_scope(key, "events:read")
+        if request.reason not in ErrorReason.values():
+            raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, "There is no such reason", field="reason")
+        reason = reason_word(request.reason).lower() if request.reason else ""
+        source_id = await self._readers.source_id(key, request.source)
+        async with self._readers.turn(key):
+            try:
+                page = await self._events.list_quarantined(
+                    source_id, reason, _page_size(request.page_size), request.page_token
+                )
+            except ValueError as error:
+                raise _bad_page_token() from error
+        return ListResponse(events=page[0], next_page_token=page[1])
+
+
+def _page_size(wanted: int) -> int:
     return min(wanted or _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE)
 
 
-def bad_page_token() -> CoreError:
-    """Give the error for a page token that was not issued."""
+def _bad_page_token() -> CoreError:
     message = "The page token is not one of this list's"
     return CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="page_token")
 

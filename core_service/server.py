@@ -32,8 +32,7 @@ from core_service.interceptor import ErrorInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
 from core_service.ports import EventStore, Queue, SourceStore
-from core_service.quarantine import QuarantineServicer
-from core_service.query import QueryServicer, Visibility
+from core_service.query import QuarantineServicer, QueryServicer, Readers
 from core_service.sources import SourceServicer
 from storage.database import Database
 from storage.events import PostgresEvents
@@ -94,19 +93,6 @@ class Stores(NamedTuple):
     ping: Callable[[], Awaitable[None]]
 
 
-class Core(NamedTuple):
-    """A running core."""
-
-    port: int
-
-
-class _Parts(NamedTuple):
-    keys: KeyRing
-    group_commit: GroupCommit
-    draining: asyncio.Event
-    clock: Callable[[], datetime]
-
-
 def utc_now() -> datetime:
     """Give the time."""
     return datetime.now(UTC)
@@ -151,16 +137,53 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
 @contextlib.asynccontextmanager
 async def start_core(
     stores: Stores, options: CoreOptions, clock: Callable[[], datetime] = utc_now
-) -> AsyncIterator[Core]:
-    """Run a core over `stores`; drain it when the block ends. Raises OSError when it can't listen.
+) -> AsyncIterator[int]:
+    """Run a core over `stores` and give its port; drain it when the block ends.
 
-    With the database away it starts all the same, and is healthy as soon as the keys are loaded.
+    With the database away it starts all the same, and is healthy as soon as the keys are loaded. Raises
+    OSError when it can't listen, ValueError for half of a certificate.
     """
     keys = KeyRing(stores.sources, localhost_origins=options.mode != "production")
+    fingerprints = Fingerprints(stores.sources)
+    quotas, readers = QuotaCounters(), Readers(stores.sources)
     group_commit = GroupCommit(stores.queue)
     draining = asyncio.Event()
+    callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
+    admission = Admission(keys, quotas, fingerprints)
+    ingest = IngestServicer(
+        callers, admission, fingerprints, group_commit=group_commit, clock=clock, draining=draining
+    )
+    query = QueryServicer(callers, readers, stores.events, quotas, clock)
     interceptor = ErrorInterceptor()
-    server = grpc.aio.server(
+    server = _make_server(interceptor)
+    add_IngestServiceServicer_to_server(ingest, server)
+    add_QueryServiceServicer_to_server(query, server)
+    add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
+    add_QuarantineServiceServicer_to_server(QuarantineServicer(callers, readers, stores.events), server)
+    add_reflection((*SERVICES, health.SERVICE_NAME), server)
+    monitor = _Health(server, keys, stores.ping)
+    port = _listen(server, options)
+    with contextlib.suppress(ConnectionError):
+        await keys.reload()
+    await monitor.check()
+    tasks = {"keys": keys.follow, "health": monitor.follow, "salts": lambda: fingerprints.follow(clock)}
+    background = [asyncio.create_task(_keep_running(name, follow)) for name, follow in tasks.items()]
+    await server.start()
+    log.info("core_listening", address=options.address, port=port, tls=options.tls_cert is not None)
+    try:
+        yield port
+    finally:
+        draining.set()
+        await monitor.stop()
+        await _stop(server, interceptor, options.drain_seconds)
+        await group_commit.drain()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+
+
+def _make_server(interceptor: ErrorInterceptor) -> grpc.aio.Server:
+    return grpc.aio.server(
         interceptors=(interceptor,),
         maximum_concurrent_rpcs=_CONCURRENT_CALLS,
         options=(
@@ -172,61 +195,16 @@ async def start_core(
             ("grpc.keepalive_permit_without_calls", 1),
         ),
     )
-    parts = _Parts(keys, group_commit, draining, clock)
-    _add_services(server, stores, options, parts)
-    healthiness = cast("Any", health).aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healthiness, server)
-    add_reflection((*SERVICES, health.SERVICE_NAME), server)
-    port = _listen(server, options)
-    with contextlib.suppress(ConnectionError):
-        await keys.reload()
-    monitor = _Health(healthiness, keys, stores.ping)
-    await monitor.check()
-    background = [
-        asyncio.create_task(_keep_running("keys", keys.follow)),
-        asyncio.create_task(_keep_running("health", monitor.follow)),
-    ]
-    await server.start()
-    log.info("core_listening", address=options.address, port=port, tls=options.tls_cert is not None)
-    try:
-        yield Core(port)
-    finally:
-        draining.set()
-        await healthiness.enter_graceful_shutdown()
-        await _stop(server, interceptor, options.drain_seconds)
-        await group_commit.drain()
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
-
-
-def _add_services(server: grpc.aio.Server, stores: Stores, options: CoreOptions, parts: _Parts) -> None:
-    keys, clock = parts.keys, parts.clock
-    callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
-    quotas = QuotaCounters()
-    fingerprints = Fingerprints(stores.sources)
-    visibility = Visibility(stores.sources)
-    admission = Admission(keys, quotas, fingerprints)
-    ingest = IngestServicer(
-        callers,
-        admission,
-        fingerprints,
-        group_commit=parts.group_commit,
-        clock=clock,
-        draining=parts.draining,
-    )
-    add_IngestServiceServicer_to_server(ingest, server)
-    query = QueryServicer(callers, visibility, stores.events, quotas, clock)
-    add_QueryServiceServicer_to_server(query, server)
-    add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
-    add_QuarantineServiceServicer_to_server(QuarantineServicer(callers, visibility, stores.events), server)
 
 
 def _listen(server: grpc.aio.Server, options: CoreOptions) -> int:
+    cert, key = options.tls_cert, options.tls_key
     try:
-        if options.tls_cert is None or options.tls_key is None:
+        if cert is None and key is None and options.tls_client_ca is None:
             return server.add_insecure_port(options.address)
-        pair = (Path(options.tls_key).read_bytes(), Path(options.tls_cert).read_bytes())
+        if cert is None or key is None:
+            raise ValueError("TLS needs both tls_cert and tls_key")
+        pair = (Path(key).read_bytes(), Path(cert).read_bytes())
         authorities = Path(options.tls_client_ca).read_bytes() if options.tls_client_ca else None
         credentials = grpc.ssl_server_credentials(
             [pair], root_certificates=authorities, require_client_auth=authorities is not None
@@ -239,8 +217,9 @@ def _listen(server: grpc.aio.Server, options: CoreOptions) -> int:
 class _Health:
     """Tells grpc.health.v1 whether the core can do its work."""
 
-    def __init__(self, healthiness: Any, keys: KeyRing, ping: Callable[[], Awaitable[None]]) -> None:
-        self._healthiness = healthiness
+    def __init__(self, server: grpc.aio.Server, keys: KeyRing, ping: Callable[[], Awaitable[None]]) -> None:
+        self._healthiness = cast("Any", health).aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._healthiness, server)
         self._keys = keys
         self._ping = ping
         self._was_serving: bool | None = None
@@ -268,6 +247,10 @@ class _Health:
         while True:
             await asyncio.sleep(_HEALTH_PERIOD_SECONDS)
             await self.check()
+
+    async def stop(self) -> None:
+        """Tell for good that nothing is served."""
+        await self._healthiness.enter_graceful_shutdown()
 
 
 async def _keep_running(name: str, follow: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -192,8 +192,8 @@ async def running_stack(
     )
     async with contextlib.AsyncExitStack() as context:
         stores = await context.enter_async_context(open_stores(options))
-        core = await context.enter_async_context(start_core(stores, options, clock))
-        address = f"127.0.0.1:{core.port}"
+        core_port = await context.enter_async_context(start_core(stores, options, clock))
+        address = f"127.0.0.1:{core_port}"
         channel = await context.enter_async_context(grpc.aio.insecure_channel(address))
         facade = FacadeOptions(
             core_address=_NOBODY if setup.core_away else address,

@@ -40,8 +40,8 @@ async def start(options: CoreOptions, clock: Clock) -> AsyncIterator[StartCore]:
             changed = replace(options, **changes)
             if stores is None:
                 stores = await stack.enter_async_context(open_stores(changed))
-            core = await stack.enter_async_context(start_core(stores, changed, clock))
-            return await stack.enter_async_context(calling(f"127.0.0.1:{core.port}"))
+            port = await stack.enter_async_context(start_core(stores, changed, clock))
+            return await stack.enter_async_context(calling(f"127.0.0.1:{port}"))
 
         yield start_one
 

@@ -1,9 +1,11 @@
 """QueryService and QuarantineService: what was stored, and only to whom it belongs."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from core_calls import (
     ADMIN,
@@ -28,6 +30,7 @@ from polylect.v1.query_pb2 import (
     GetEventRequest,
     GetStatsRequest,
     ListEventsRequest,
+    ListEventsResponse,
 )
 
 PULSE, SECRET = ingest_pb2.KEY_KIND_PULSE, ingest_pb2.KEY_KIND_PULSORA_SECRET
@@ -175,6 +178,38 @@ async def test_readers_need_the_scope(core: Caller, shops: Shops) -> None:
             failed = await failure(call(request, metadata=metadata))
             assert (failed.code, failed.reason) == (code, reason)
         await call(request, metadata=bearer(manager))
+
+
+async def test_slow_queries_of_one_source_keep_no_other_waiting(
+    core: Caller, shops: Shops, database_url: str
+) -> None:
+    with psycopg.connect(database_url) as lock:
+        lock.execute("LOCK TABLE events")
+        slow = [core.query.ListEvents(ListEventsRequest(), metadata=bearer(shops.key)) for _ in range(20)]
+        refused = await failure(core.query.ListEvents(ListEventsRequest(), metadata=bearer(shops.key)))
+        for metadata in (bearer(shops.other_key), ADMIN):
+            await core.quarantine.List(ListRequest(), metadata=metadata, timeout=5)
+        lock.commit()
+    assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert refused.retry_seconds == 1
+    answers = await asyncio.gather(*slow, return_exceptions=True)
+    pages = [answer.events for answer in answers if isinstance(answer, ListEventsResponse)]
+    assert [len(page) for page in pages] == [3] * 16
+    # Nothing of the crowd is remembered.
+    await core.query.ListEvents(ListEventsRequest(), metadata=bearer(shops.key))
+
+
+async def test_who_gave_up_waiting_is_not_waited_for(core: Caller, shops: Shops, database_url: str) -> None:
+    with psycopg.connect(database_url) as lock:
+        lock.execute("LOCK TABLE events")
+        calls = [core.query.ListEvents(ListEventsRequest(), metadata=bearer(shops.key)) for _ in range(3)]
+        gave_up = core.query.ListEvents(ListEventsRequest(), metadata=bearer(shops.key), timeout=0.2)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await gave_up
+        calls[0].cancel()
+        lock.commit()
+    for call in calls[1:]:
+        assert len((await call).events) == 3
 
 
 @pytest.fixture

@@ -265,6 +265,17 @@ class BrokenSalts(PostgresSources):
         raise RuntimeError(f"secret words about {day}")
 
 
+@pytest.mark.parametrize(
+    "given", [{"tls_cert"}, {"tls_key"}, {"tls_client_ca"}, {"tls_cert", "tls_client_ca"}]
+)
+async def test_half_of_a_certificate_is_no_reason_to_go_without(
+    start: Any, tmp_path: Path, given: set[str]
+) -> None:
+    paths = {name: str(tmp_path / f"{name}.pem") for name in given}
+    with pytest.raises(ValueError, match="tls_key"):
+        await start(**paths)
+
+
 async def test_a_fault_of_ours_is_neutral_and_spoils_no_neighbour(start: Any, options: CoreOptions) -> None:
     database = Database(options.database_url)
     async with open_stores(options) as stores, contextlib.aclosing(database):
@@ -289,8 +300,8 @@ async def test_a_stop_lets_calls_finish_and_takes_no_more(options: CoreOptions, 
     async with AsyncExitStack() as clients:
         running = AsyncExitStack()
         stores = await running.enter_async_context(open_stores(options))
-        core = await running.enter_async_context(start_core(stores, options))
-        caller = await clients.enter_async_context(calling(f"127.0.0.1:{core.port}"))
+        port = await running.enter_async_context(start_core(stores, options))
+        caller = await clients.enter_async_context(calling(f"127.0.0.1:{port}"))
         await caller.make_source()
         key = await caller.make_key(kind=SERVICE)
         request = a_request(key.secret)

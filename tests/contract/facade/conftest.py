@@ -31,8 +31,8 @@ def start(database_url: str) -> StartCore:
             facade_token=FACADE_TOKEN,
             **{"mode": "demo", **options},
         )
-        async with open_stores(settings) as stores, start_core(stores, settings) as core:
-            yield f"127.0.0.1:{core.port}"
+        async with open_stores(settings) as stores, start_core(stores, settings) as port:
+            yield f"127.0.0.1:{port}"
 
     return start
 
