@@ -153,16 +153,17 @@ dedup_keys = Table(
     Index("dedup_keys_received_at", "received_at", postgresql_using="brin"),
 )
 
-# Append-only: that a visitor is a user, first said by an event.
+# Append-only: each identify, for each visitor id it came with.
 identity_links = Table(
     "identity_links",
     metadata,
     Column("source_id", _UUID, primary_key=True),
     Column("anonymous_id", Text, primary_key=True),
-    Column("user_id", Text, primary_key=True),
-    Column("event_id", _UUID, nullable=False),
-    Column("linked_at", _TIMESTAMP, nullable=False),
-    Index("identity_links_user", "source_id", "user_id"),
+    # The identify's received_at. Of one moment, the order of the ids decides.
+    Column("linked_at", _TIMESTAMP, primary_key=True),
+    Column("event_id", _UUID, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Index("identity_links_user", "source_id", "user_id", "anonymous_id"),
 )
 
 quarantine = Table(

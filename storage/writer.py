@@ -45,9 +45,9 @@ USING (source_id, event_id, received_at)
 """
 
 _LINK = """
-INSERT INTO identity_links (source_id, anonymous_id, user_id, event_id, linked_at)
-SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::uuid[], %s::timestamptz[])
-ON CONFLICT (source_id, anonymous_id, user_id) DO NOTHING
+INSERT INTO identity_links (source_id, linked_at, event_id, anonymous_id, user_id)
+SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::uuid[], %s::text[], %s::text[])
+ON CONFLICT (source_id, anonymous_id, linked_at, event_id) DO NOTHING
 """
 
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
@@ -216,7 +216,9 @@ class Writer:
                     copy.write_row(one.row)
         links = _links_of(fresh)
         if links:
-            connection.execute(_LINK, _columns(links))
+            rows = [(one.event.source_id, one.row[_RECEIVED_AT], one.event_id) for _, one in links]
+            visitors, users = zip(*((visitor, one.event.user_id) for visitor, one in links), strict=True)
+            connection.execute(_LINK, [*_array_literals(rows), list(visitors), list(users)])
         return len(fresh)
 
     def _without_duplicates(self, connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:
@@ -246,19 +248,15 @@ def _absent(connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prep
     return [one for one in prepared if one.event_id not in present]
 
 
-def _links_of(stored: Iterable[_Prepared]) -> list[tuple[str, str, str, str, str]]:
-    """Give rows of identity_links, each link by its first event; sorted for the same reason as the keys."""
-    links: dict[tuple[str, str, str], tuple[str, str]] = {}
+def _links_of(stored: Iterable[_Prepared]) -> list[tuple[str, _Prepared]]:
+    """Give each identify with each visitor id it links to its user."""
+    links = []
     for one in stored:
         event = one.event
-        if event.kind != EVENT_KIND_IDENTIFY or not event.user_id:
-            continue
-        for visitor in (event.anonymous_id, event.cookie_id):
-            if visitor and visitor != event.user_id:
-                links.setdefault(
-                    (event.source_id, visitor, event.user_id), (one.event_id, one.row[_RECEIVED_AT])
-                )
-    return [(*link, *links[link]) for link in sorted(links)]
+        if event.kind == EVENT_KIND_IDENTIFY and (user_id := event.user_id):
+            visitors = {event.anonymous_id, event.cookie_id} - {"", user_id}
+            links += [(visitor, one) for visitor in visitors]
+    return links
 
 
 def _array_literals(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -267,10 +265,6 @@ def _array_literals(rows: Sequence[tuple[str, ...]]) -> list[str]:
     The driver looks at every element for that, which costs 5 µs an event.
     """
     return [f"{{{','.join(column)}}}" for column in zip(*rows, strict=True)]
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _days_of(prepared: Iterable[_Prepared]) -> set[date]:

@@ -111,7 +111,11 @@ class Event(_message.Message):
     anonymous_id: _builtins.str
     """The visitor before it is known who that is, at most 1,024 bytes."""
     user_id: _builtins.str
-    """The known user, at most 1,024 bytes. Required for identify."""
+    """The known user, at most 1,024 bytes. Required for identify. An event stored without
+    one is read with the user its visitor (`anonymous_id` or `cookie_id`) was said to be
+    by the last identify received before it, or else by the first after it; so it may
+    read differently once another identify has arrived.
+    """
     group_id: _builtins.str
     """The company, team or account, at most 1,024 bytes. Required for group."""
     session_id: _builtins.str

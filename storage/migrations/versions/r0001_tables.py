@@ -179,11 +179,11 @@ def _create_event_satellites() -> None:
         "identity_links",
         sa.Column("source_id", _UUID, primary_key=True),
         sa.Column("anonymous_id", sa.Text, primary_key=True),
-        sa.Column("user_id", sa.Text, primary_key=True),
-        sa.Column("event_id", _UUID, nullable=False),
-        sa.Column("linked_at", _TIMESTAMP, nullable=False),
+        sa.Column("linked_at", _TIMESTAMP, primary_key=True),
+        sa.Column("event_id", _UUID, primary_key=True),
+        sa.Column("user_id", sa.Text, nullable=False),
     )
-    op.create_index("identity_links_user", "identity_links", ["source_id", "user_id"])
+    op.create_index("identity_links_user", "identity_links", ["source_id", "user_id", "anonymous_id"])
     op.create_table(
         "quarantine",
         sa.Column("source_id", _UUID, primary_key=True),

@@ -363,7 +363,7 @@ async def test_a_token_is_of_one_listing(store: PostgresEvents, database_url: st
 
 def link(url: str, visitor: str, user: str, *, age: timedelta, source_id: str = SHOP) -> None:
     with psycopg.connect(url) as connection:
-        values = (source_id, visitor, user, uuid7_at(NOW - age), NOW - age)
+        values = (source_id, visitor, NOW - age, uuid7_at(NOW - age), user)
         connection.execute("INSERT INTO identity_links VALUES (%s, %s, %s, %s, %s)", values)
 
 

@@ -189,7 +189,7 @@ def test_two_workers_settle_a_queue_once(workers: list[Worker], connection: psyc
     assert queue_length(connection) == 0
     assert column(connection, "SELECT count(*) FROM events") == [600]
     assert column(connection, "SELECT count(DISTINCT message_id) FROM events") == [600]
-    assert column(connection, "SELECT count(*) FROM identity_links") == [20]
+    assert column(connection, "SELECT count(*) FROM identity_links") == [600]
     assert column(connection, "SELECT count(*) FROM quarantine") == [0]
     totals = [worker.totals for worker in workers]
     assert sum(total.stored for total in totals) == 600

@@ -222,15 +222,6 @@ def test_a_link_joins_two_different_present_ids(
     assert [visitor for visitor, _, _ in links(connection)] == expected
 
 
-def test_a_link_keeps_the_event_that_first_said_it(
-    writer: Writer, connection: psycopg.Connection[Any]
-) -> None:
-    first, *others = (make_identify(anonymous_id="anon") for _ in range(3))
-    write(writer, connection, first, others[0])
-    write(writer, connection, others[1])
-    assert links(connection) == [("anon", "user-1", first.event_id)]
-
-
 def test_a_duplicate_links_nothing(writer: Writer, connection: psycopg.Connection[Any]) -> None:
     write(writer, connection, make_event(message_id="m"), make_identify(message_id="m", anonymous_id="anon"))
     assert links(connection) == []
