@@ -4,9 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-header
-PROTOS := $(wildcard proto/polylect/v1/*.proto)
-PROTOC := $(BIN)/python -m grpc_tools.protoc -Iproto \
-	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
@@ -44,7 +41,7 @@ lock: ## Renew requirements/*.txt from pyproject.toml (needs uv)
 # The contract.
 
 proto: $(VENV)/.dev ## Generate the stubs from the protos
-	$(PROTOC) --python_out=proto --grpc_python_out=proto --mypy_out=proto --mypy_grpc_out=proto $(PROTOS)
+	.ci/stubs proto
 
 proto-check: $(VENV)/.dev ## Lint the protos, look for breaking changes, compare the stubs
 	.ci/proto-check
@@ -100,8 +97,8 @@ grpcurl: export DATA := $(DATA)
 grpcurl: $(VENV)/.dev ## Call the running core: make grpcurl CALL=polylect.v1.QueryService/ListEvents DATA='{}'
 	@.ci/grpcurl '$(CALL)' "$$DATA"
 
-bench: $(VENV)/.dev ## Measure throughput and latency
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.dev ## Measure throughput and latency; options in BENCH='--quick'
+	$(BIN)/python -m benchmarks $(BENCH)
 
 clean: ## Remove the environment and caches; .polylect/ (your data) stays
 	rm -rf $(VENV) *.egg-info build dist sdk/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
