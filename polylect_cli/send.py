@@ -1,11 +1,8 @@
 """`polylect send`: one request to a dialect, as its own clients would send it.
 
-Knows each dialect's usual endpoint and place of the credential, and the case files of the conformance tests.
+Knows each dialect's usual endpoint and place of the credential.
 """
 
-import ast
-import base64
-import gzip
 import http.client
 import json
 import sys
@@ -13,11 +10,12 @@ import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 import typer
 
+from polylect_cli.case_request import Request, read_request, wire_body, wire_headers
 from polylect_cli.output import EXIT_UNREACHABLE, EXIT_USAGE, CommandError, print_json, print_line
 from polylect_cli.settings import load_settings
 
@@ -127,7 +125,7 @@ def _read_case(path: Path) -> list[tuple[_Request, int]]:
     try:
         steps = tomllib.loads(_read(path).decode())["steps"]
         return [
-            (_case_request(step["request"]), int(step["response"]["status"]))
+            (_as_written(read_request(step["request"])), int(step["response"]["status"]))
             for step in steps
             for _ in range(step.get("repeat", 1))
         ]
@@ -135,31 +133,10 @@ def _read_case(path: Path) -> list[tuple[_Request, int]]:
         raise CommandError(f"{path} is no case file: {error!r}", EXIT_USAGE) from error
 
 
-def _case_request(written: Mapping[str, Any]) -> _Request:
-    headers = dict(written.get("headers", {}))
-    if "body_base64" in written:
-        body = base64.b64decode(written["body_base64"])
-    elif "body_python" in written:
-        body = _evaluate(ast.parse(written["body_python"], mode="eval").body)
-    else:
-        # A case stands still in time; the service it is sent to does not.
-        body = written.get("body", "").replace("{{now_ms}}", str(time.time_ns() // 1_000_000)).encode()
-    if written.get("gzip"):
-        body = gzip.compress(body)
-        headers["Content-Encoding"] = "gzip"
-    return _Request(written.get("method", "POST"), written["path"], headers, body)
-
-
-def _evaluate(node: ast.expr) -> Any:
-    """Compute an expression of literals, `+` and `*`, and nothing else."""
-    match node:
-        case ast.Constant(value=bytes() | int() as literal):
-            return literal
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _evaluate(left) + _evaluate(right)
-        case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return _evaluate(left) * _evaluate(right)
-    raise ValueError(f"only bytes, numbers, + and * are allowed, not {ast.unparse(node)}")
+def _as_written(request: Request) -> _Request:
+    # A case stands still in time; the service it is sent to does not.
+    blanks = {"now_ms": str(time.time_ns() // 1_000_000)}
+    return _Request(request.method, request.path, wire_headers(request, blanks), wire_body(request, blanks))
 
 
 def _exchange(base: str, request: _Request) -> _Answer:

@@ -1,8 +1,8 @@
-"""A conformance case as its file says it. Hides the file format (README.md); knows nothing of servers."""
+"""A conformance case as its file says it. Hides the file format (README.md); knows nothing of servers.
 
-import ast
-import base64
-import gzip
+Requests are read by what `polylect send` reads them with.
+"""
+
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +11,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from polylect_cli.case_request import BadCase, Request, filled, read_request, take_body
+
 CASES = Path(__file__).parent / "cases"
 
 _DEFAULT_NOW = "2026-03-01T12:00:00Z"
-
-
-class BadCase(ValueError):
-    """A case file says something the format has not."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +36,6 @@ class Setup:
     facade: Mapping[str, Any] = field(default_factory=dict)
     # The core can't be reached.
     core_away: bool = False
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request; text may hold {{now_ms}} and {{key}}."""
-
-    path: str
-    method: str = "POST"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    gzip: bool = False
-    # So many bytes of the body are announced and never sent.
-    withheld_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,59 +138,16 @@ def _steps(written: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
         raise BadCase("no steps")
     for one in written:
         step = dict(one)
-        request, response = dict(step.pop("request")), dict(step.pop("response"))
-        if (body := _body(request)) is not None:
-            request["body"] = body
-        if (expected := _body(response)) is not None:
+        response = dict(step.pop("response"))
+        if (expected := take_body(response)) is not None:
             response["body"] = expected
         yield Step(
-            Request(**request),
+            read_request(step.pop("request")),
             Response(**response),
             int(step.pop("repeat", 1)),
             float(step.pop("advance_seconds", 0)),
             **step,
         )
-
-
-def _body(written: dict[str, Any]) -> bytes | None:
-    given = [name for name in ("body", "body_base64", "body_python") if name in written]
-    if len(given) > 1:
-        raise BadCase(f"{' and '.join(given)}: give one")
-    if not given:
-        return None
-    text: str = written.pop(given[0])
-    if given[0] == "body":
-        return text.encode()
-    if given[0] == "body_base64":
-        return base64.b64decode(text)
-    body = _evaluate(ast.parse(text, mode="eval").body)
-    if not isinstance(body, bytes):
-        raise BadCase("body_python is no bytes")
-    return body
-
-
-def _evaluate(node: ast.expr) -> Any:
-    match node:
-        case ast.Constant(value=bytes() | int() as literal):
-            return literal
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _evaluate(left) + _evaluate(right)
-        case ast.BinOp(left=left, op=ast.Mult(), right=right):
-            return _evaluate(left) * _evaluate(right)
-    raise BadCase(f"body_python: only bytes, numbers, + and *, not {ast.unparse(node)}")
-
-
-def wire_body(request: Request, blanks: Mapping[str, str]) -> bytes:
-    """Give the bytes that go over the wire."""
-    body = filled(request.body, blanks)
-    return gzip.compress(body, mtime=0) if request.gzip else body
-
-
-def filled(text: bytes, blanks: Mapping[str, str]) -> bytes:
-    """Fill in {{name}} for each blank."""
-    for name, value in blanks.items():
-        text = text.replace(b"{{%s}}" % name.encode(), value.encode())
-    return text
 
 
 def filled_text(text: str, blanks: Mapping[str, str]) -> str:

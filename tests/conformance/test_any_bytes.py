@@ -10,11 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from case_file import case_paths, filled, read_case
+from case_file import case_paths, read_case
 from conformance_stack import Clock, Reply, Stack, read_reply, running_stack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from polylect_cli.case_request import filled
 from rest_facade.dialects import DIALECTS
 from rest_facade.stats import PATH as STATS_PATH
 from storage.worker import Worker

@@ -4,8 +4,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from case_file import BadCase, parse_case, wire_body
+from case_file import parse_case
 from comparison import differences, expected_event, matches
+
+from polylect_cli.case_request import BadCase, wire_body
 
 _CASE = """
 about = "a"

@@ -7,19 +7,18 @@ from typing import Any
 import pytest
 from case_file import (
     Case,
-    Request,
     Response,
     Step,
     case_paths,
-    filled,
     filled_text,
     name_of,
     read_case,
-    wire_body,
 )
 from comparison import actual_event, differences, expected_event, matches
 from conformance_stack import Clock, Reply, Stack
 from polylect.v1.error_reason_pb2 import ErrorReason
+
+from polylect_cli.case_request import Request, filled, wire_body, wire_headers
 
 
 @pytest.mark.parametrize("path", case_paths(), ids=name_of)
@@ -50,10 +49,7 @@ def _blanks(stack: Stack) -> dict[str, str]:
 
 
 async def _send(request: Request, stack: Stack, blanks: dict[str, str]) -> Reply:
-    headers = {name: filled_text(value, blanks) for name, value in request.headers.items()}
-    if request.gzip:
-        headers["Content-Encoding"] = "gzip"
-    body = wire_body(request, blanks)
+    headers, body = wire_headers(request, blanks), wire_body(request, blanks)
     path = filled_text(request.path, blanks)
     return await stack.ask(request.method, path, headers, body, request.withheld_bytes)
 

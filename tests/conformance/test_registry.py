@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from case_file import Case, Step, case_paths, filled, read_case
+from case_file import Case, Step, case_paths, read_case
 from conformance_stack import Clock
 from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.event_pb2 import EVENT_KIND_REVENUE, Event
 
+from polylect_cli.case_request import filled
 from rest_facade.dialects import DIALECTS
 from rest_facade.stats import PATH as STATS_PATH
 from rest_facade.vocabulary import Choice, Dialect, Endpoint, Json, Origins, Shape

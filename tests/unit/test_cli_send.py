@@ -177,7 +177,16 @@ def test_says_what_is_missing(server: Server, arguments: tuple[str, ...], said: 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "steps = 1", "[[steps]]", "[[steps]]\n[steps.request]\npath='/'\nbody_python='open(1)'\n"]
+    "text",
+    [
+        "",
+        "steps = 1",
+        "[[steps]]",
+        "[[steps]]\n[steps.request]\npath='/'\nbody_python='open(1)'\n",
+        "[[steps]]\n[steps.request]\npath='/'\nbody_python='b'\n[steps.response]\nstatus=200",
+        "[[steps]]\n[steps.request]\npath='/'\nbody_python='('\n[steps.response]\nstatus=200",
+        "[[steps]]\n[steps.request]\npath='/'\nbodi='b'\n[steps.response]\nstatus=200",
+    ],
 )
 def test_refuses_what_is_no_case_file(server: Server, tmp_path: Path, text: str) -> None:
     (tmp_path / "case.toml").write_text(text)

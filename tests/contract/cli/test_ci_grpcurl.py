@@ -1,4 +1,4 @@
-"""`make grpcurl`: calls the core as its administrator, without telling every user of the machine the token."""
+"""`make grpcurl`: calls the core as its administrator, and tells no other user of the machine the token."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from cli_operator import Operator
 
 SCRIPT = Path(__file__).parents[3] / ".ci" / "grpcurl"
-TOKEN = "token-of-the-admin"  # noqa: S105
+TOKEN = "token-of-the-admin"
 
 
 def grpcurl(environment: dict[str, str], *arguments: str) -> str:
