@@ -96,14 +96,14 @@ class EventStore(Protocol):
     async def get_event(
         self, source_id: str | None, *, event_id: str | None = None, message_id: str | None = None
     ) -> Event | None:
-        """Give one event by either id."""
+        """Give one event by either id; by `message_id` an old one may not be found."""
 
     async def list_events(
         self, source_id: str | None, filters: ListEventsRequest, page_size: int
     ) -> tuple[list[Event], str]:
         """Give a page, latest received first, and the next page's token ("" on the last).
 
-        Raises ValueError for a page token that is not one of its own.
+        It has at most `page_size` events, fewer where they are large; the first may have any size. Raises ValueError for a page token that is not one of its own.
         """
 
     async def count_events(
@@ -114,7 +114,7 @@ class EventStore(Protocol):
     async def list_quarantined(
         self, source_id: str | None, reason: str, page_size: int, page_token: str
     ) -> tuple[list[QuarantinedEvent], str]:
-        """Give a page, latest first. `reason` as in the table (field_missing), "" for all.
+        """Give a page, as above. `reason` as in the table (field_missing), "" for all.
 
         Raises ValueError as above.
         """

@@ -9,9 +9,9 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from typing import Any, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -120,6 +120,18 @@ class Database:
         async with self.connection() as connection:
             cursor = await connection.execute(*_compiled(statement))
             return await cursor.fetchall()
+
+    async def stream(self, statement: Executable) -> AsyncGenerator[dict[str, Any]]:
+        """Run one statement, yield its rows one by one as they come, however many and large they are.
+
+        Close it (`aclosing`) when done: that cancels the rest, and gives the connection back. Raises
+        StorageUnavailable.
+        """
+        async with self.connection() as connection, connection.cursor() as cursor:
+            rows = cast("AsyncGenerator[dict[str, Any]]", cursor.stream(*_compiled(statement)))
+            async with aclosing(rows):
+                async for row in rows:
+                    yield row
 
     async def run(self, statement: Executable) -> int:
         """Run one statement, give the number of rows it touched. Raises StorageUnavailable."""

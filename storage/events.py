@@ -7,10 +7,11 @@ primary key.
 
 import base64
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1.event_pb2 import Event
@@ -43,6 +44,11 @@ _ID_TOLERANCE = timedelta(hours=1)
 # No event is received earlier than this before it occurred: the core refuses what lies further ahead.
 _CLOCK_TOLERANCE = timedelta(hours=24)
 
+# What a page may hold, but for a first item that is larger. gRPC's clients take no message over 4 MiB unless
+# told to.
+_PAGE_BYTES = 2 << 20
+# How many events to search for a client's id that deduplication doesn't know; takes some 0.1 s.
+_MESSAGE_ID_SEARCH = 100_000
 _UUID_VERSION = 7
 
 # Every key starts with the source: asked without one, each is looked up.
@@ -53,24 +59,34 @@ _ANY_SOURCE = union_all(
 _USER_ID = user_id_when_read()
 _SELECTED = tuple(_USER_ID if column.key == "user_id" else column for column in SELECTED)
 
+_MESSAGE_KEY = (events.c.source_id, events.c.event_id, events.c.received_at, events.c.message_id)
+
 _Row = dict[str, Any]
+_Item = TypeVar("_Item", Event, QuarantinedEvent)
 
 
 @dataclass(frozen=True)
-class _Listing:
+class _Listing(Generic[_Item]):
     """A table read from its newest row on: its key is (source_id, id), and ids are in the order of time."""
 
     id_column: Column[str]
     columns: tuple[ColumnElement[Any], ...]
+    # Gives the item of a row of these columns.
+    item_of: Callable[[_Row], _Item]
     # First byte of its page tokens, so that no other listing takes them.
     mark: bytes
 
     def newest(
-        self, source_id: str | None, conditions: Iterable[ColumnElement[bool]], limit: int
+        self,
+        source_id: str | None,
+        conditions: Iterable[ColumnElement[bool]],
+        limit: int,
+        columns: Iterable[ColumnElement[Any]] = (),
     ) -> Select[Any]:
         """Select the newest rows of a source; of all sources, the newest of what each has newest."""
         source_column = self.id_column.table.c.source_id
-        page = select(*self.columns).where(*conditions).order_by(self.id_column.desc()).limit(limit)
+        page = select(*(columns or self.columns)).where(*conditions)
+        page = page.order_by(self.id_column.desc()).limit(limit)
         if source_id is not None:
             return page.where(_of_source(source_column, source_id))
         each = page.where(source_column == _ANY_SOURCE.c.source_id).lateral("newest_of_source")
@@ -78,8 +94,8 @@ class _Listing:
         return select(each).select_from(_ANY_SOURCE.join(each, true())).order_by(newest_first).limit(limit)
 
 
-_EVENTS = _Listing(events.c.event_id, _SELECTED, b"e")
-_QUARANTINE = _Listing(quarantine.c.quarantine_id, QUARANTINE_SELECTED, b"q")
+_EVENTS = _Listing(events.c.event_id, _SELECTED, event_of, b"e")
+_QUARANTINE = _Listing(quarantine.c.quarantine_id, QUARANTINE_SELECTED, quarantined_of, b"q")
 
 
 class PostgresEvents:
@@ -95,7 +111,7 @@ class PostgresEvents:
     async def get_event(
         self, source_id: str | None, *, event_id: str | None = None, message_id: str | None = None
     ) -> Event | None:
-        """Give one event by either id; by `message_id` only as long as its deduplication key is kept."""
+        """Give one event by either id; by `message_id` while deduplication remembers it, or of the latest."""
         if event_id is not None:
             return await self._by_event_id(source_id, event_id)
         return await self._by_message_id(source_id, message_id) if message_id else None
@@ -116,13 +132,16 @@ class PostgresEvents:
         remembered = select(dedup_keys).where(
             _of_source(dedup_keys.c.source_id, source_id), dedup_keys.c.dedup_key == message_key(message_id)
         )
-        for key in await self._database.rows(remembered.limit(1)):
-            # Not a join: with the time given, Postgres plans for one partition, not for all.
-            statement = select(*_SELECTED).where(
-                *(events.c[name] == key[name] for name in ("source_id", "event_id", "received_at"))
-            )
-            for row in await self._database.rows(statement):
-                return event_of(row)
+        latest = _EVENTS.newest(source_id, (), _MESSAGE_ID_SEARCH, _MESSAGE_KEY).subquery("latest")
+        named = select(latest).where(_is(latest.c.message_id, message_id)).order_by(latest.c.event_id.desc())
+        for found in (remembered, named):
+            for key in await self._database.rows(found.limit(1)):
+                # Not a join: with the time given, Postgres plans for one partition, not for all.
+                statement = select(*_SELECTED).where(
+                    *(events.c[name] == key[name] for name in ("source_id", "event_id", "received_at"))
+                )
+                for row in await self._database.rows(statement):
+                    return event_of(row)
         return None
 
     async def list_events(
@@ -130,24 +149,21 @@ class PostgresEvents:
     ) -> tuple[list[Event], str]:
         """Give a page, latest received first, and the next page's token ("" on the last).
 
-        Of `filters`, the source and the page size are ignored. Raises ValueError for a page token that is not
-        one of its own.
+        It has at most `page_size` events, fewer where they are large. Of `filters`, the source and the page
+        size are ignored. Raises ValueError for a page token that is not one of its own.
         """
-        rows, token = await self._page(
-            _EVENTS, source_id, _conditions_of(filters), page_size, filters.page_token
-        )
-        return [event_of(row) for row in rows], token
+        conditions = _conditions_of(filters)
+        return await self._page(_EVENTS, source_id, conditions, page_size, filters.page_token)
 
     async def list_quarantined(
         self, source_id: str | None, reason: str, page_size: int, page_token: str
     ) -> tuple[list[QuarantinedEvent], str]:
-        """Give a page, latest first. `reason` as in the table (field_missing), "" for all.
+        """Give a page, as of events. `reason` as in the table (field_missing), "" for all.
 
         Raises ValueError for a page token that is not one of its own.
         """
         conditions = [_is(quarantine.c.reason, reason)] if reason else []
-        rows, token = await self._page(_QUARANTINE, source_id, conditions, page_size, page_token)
-        return [quarantined_of(row) for row in rows], token
+        return await self._page(_QUARANTINE, source_id, conditions, page_size, page_token)
 
     async def count_events(
         self, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime
@@ -167,17 +183,28 @@ class PostgresEvents:
 
     async def _page(
         self,
-        listing: _Listing,
+        listing: _Listing[_Item],
         source_id: str | None,
         conditions: Iterable[ColumnElement[bool]],
         page_size: int,
         page_token: str,
-    ) -> tuple[list[_Row], str]:
-        before = [listing.id_column < _id_of_token(page_token, listing.mark)] if page_token else []
-        rows = await self._database.rows(listing.newest(source_id, [*conditions, *before], page_size + 1))
-        if len(rows) <= page_size:
-            return rows, ""
-        return rows[:page_size], _token_of(rows[page_size - 1][listing.id_column.name], listing.mark)
+    ) -> tuple[list[_Item], str]:
+        before: list[ColumnElement[bool]] = []
+        if page_token:
+            before.append(listing.id_column < _id_of_token(page_token, listing.mark))
+        # One more tells whether there is another page.
+        statement = listing.newest(source_id, [*conditions, *before], page_size + 1)
+        page: list[_Item] = []
+        page_bytes, last_id = 0, ""
+        async with aclosing(self._database.stream(statement)) as rows:
+            async for row in rows:
+                item = listing.item_of(row)
+                page_bytes += item.ByteSize()
+                if page and (len(page) == page_size or page_bytes > _PAGE_BYTES):
+                    return page, _token_of(last_id, listing.mark)
+                page.append(item)
+                last_id = row[listing.id_column.name]
+        return page, ""
 
 
 def _is(column: ColumnElement[str], wanted: str) -> ColumnElement[bool]:

@@ -35,7 +35,9 @@ class ListRequest(_message.Message):
     reason: _error_reason_pb2.ErrorReason.ValueType
     """This reason only."""
     page_size: _builtins.int
-    """At most so many. Default 50, at most 1,000."""
+    """At most so many: a page ends at about 2 MiB, though never before its first
+    event. Default 50, at most 1,000.
+    """
     page_token: _builtins.str
     """`next_page_token` of the page before."""
     def __init__(

@@ -53,7 +53,11 @@ class GetEventRequest(_message.Message):
     event_id: _builtins.str
     """The core's id."""
     message_id: _builtins.str
-    """The client's id; with the admin credential `source` is needed too."""
+    """The client's id; with the admin credential `source` is needed too. Found as
+    long as deduplication remembers it, and among the source's latest 100,000
+    events: so too an event that has another key (a payment's transaction_id). Of
+    several, the one stored for that id.
+    """
     source: _builtins.str
     """Name or source_id. Default: the credential's own."""
     def __init__(
@@ -133,7 +137,9 @@ class ListEventsRequest(_message.Message):
     dialect: _builtins.str
     """This dialect only."""
     page_size: _builtins.int
-    """At most so many. Default 50, at most 1,000."""
+    """At most so many: a page ends at about 2 MiB, though never before its first
+    event. Default 50, at most 1,000.
+    """
     page_token: _builtins.str
     """`next_page_token` of the page before. Empty: the first page."""
     request_id: _builtins.str

@@ -1,6 +1,8 @@
 """Reading back from real Postgres: newest first, in pages, by either id, counted by the clients' time."""
 
+import asyncio
 import base64
+import sys
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +18,15 @@ from polylect.v1.error_reason_pb2 import (
     ErrorReason,
     Rejection,
 )
-from polylect.v1.event_pb2 import EVENT_KIND_IDENTIFY, EVENT_KIND_PAGE, EVENT_KIND_TRACK, Event, Provenance
+from polylect.v1.event_pb2 import (
+    EVENT_KIND_IDENTIFY,
+    EVENT_KIND_PAGE,
+    EVENT_KIND_REVENUE,
+    EVENT_KIND_TRACK,
+    Event,
+    Provenance,
+    Revenue,
+)
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.query_pb2 import ListEventsRequest
 
@@ -153,6 +163,87 @@ async def test_of_one_millisecond_none_is_lost_or_shown_twice(
     assert [event for page in pages for event in page] == together[::-1]
 
 
+def of_size(number: int, megabytes: float, **fields: Any) -> Event:
+    properties = '{"a": "%s"}' % ("a" * int(megabytes * 2**20))
+    return make_event(number, age=timedelta(seconds=number), properties_json=properties, **fields)
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "pages"),
+    [
+        ([0.9] * 5, [[0, 1], [2, 3], [4]]),
+        ([0, 0, 3, 0, 0], [[0, 1], [2], [3, 4]]),
+        ([5], [[0]]),
+        ([5, 5, 0], [[0], [1], [2]]),
+        ([0, 1.9], [[0, 1]]),
+    ],
+)
+async def test_a_page_ends_at_two_megabytes_but_has_one(
+    store: PostgresEvents, database_url: str, megabytes: list[float], pages: list[list[int]]
+) -> None:
+    events = [of_size(number, size) for number, size in enumerate(megabytes)]
+    store_events(database_url, events)
+    for source_id in (SHOP, None):
+        found = await all_pages(store, source_id, 1000)
+        assert found == [[events[number] for number in page] for page in pages]
+
+
+async def test_the_quarantines_pages_end_there_too(store: PostgresEvents, database_url: str) -> None:
+    refused = [make_refused(number, raw=bytes(5 << 20)) for number in range(3)]
+    store_refused(database_url, [*refused, make_refused(3), make_refused(4)])
+    sizes, token = [], ""
+    while not sizes or token:
+        page, token = await store.list_quarantined(SHOP, "", 1000, token)
+        sizes.append(len(page))
+    assert sizes == [1, 1, 1, 2]
+
+
+_LIST_IN_BOUNDS = """
+import asyncio, resource, sys
+from polylect.v1.query_pb2 import ListEventsRequest
+from storage.database import Database
+from storage.events import PostgresEvents
+
+async def listed(page_size):
+    database = Database(sys.argv[1])
+    events, token = await PostgresEvents(database).list_events(sys.argv[2], ListEventsRequest(), page_size)
+    await database.aclose()
+    return len(events), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+(_, before), (count, after) = asyncio.run(listed(1)), asyncio.run(listed(1000))
+print(count, after - before)
+"""
+
+
+async def test_a_listing_never_holds_much_more_than_its_page(database_url: str) -> None:
+    # Other rows than the template are of the same content, so that it is quickly made.
+    store_events(database_url, [of_size(0, 1)])
+    with psycopg.connect(database_url) as connection:
+        columns = ", ".join(column for column in COLUMNS if column != "event_id")
+        connection.execute(
+            f"INSERT INTO events (event_id, {columns})"
+            f" SELECT gen_random_uuid(), {columns} FROM events, generate_series(1, 150)".encode()
+        )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _LIST_IN_BOUNDS, database_url, SHOP, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    count, kilobytes = map(int, output.split())
+    assert count == 1
+    assert kilobytes < 24 * 1024
+
+
+async def test_a_page_cut_short_gives_its_connection_back(store: PostgresEvents, database_url: str) -> None:
+    store_events(database_url, [of_size(number, 1.5) for number in range(20)])
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        sessions = "SELECT array_agg(pid) FROM pg_stat_activity WHERE application_name = 'polylect'"
+        await store.ping()
+        (before,) = connection.execute(sessions).fetchall()
+        for _ in range(5):
+            assert len((await store.list_events(SHOP, ListEventsRequest(), 1000))[0]) == 1
+        assert connection.execute(sessions).fetchall() == [before]
+
+
 @pytest.mark.parametrize(
     ("filters", "fields"),
     [
@@ -245,6 +336,46 @@ async def test_an_event_is_found_by_the_clients_id(store: PostgresEvents, databa
     assert await store.get_event(SHOP, message_id="m-2") is None
     assert await store.get_event(SHOP, message_id="m\0") is None
     assert await store.get_event(SHOP) is None
+
+
+async def test_what_deduplication_does_not_know_is_found_by_the_clients_id_all_the_same(
+    store: PostgresEvents, database_url: str
+) -> None:
+    revenue = Revenue(transaction_id="t-1", event_type="purchase")
+    payment = make_event(1, age=DAY, message_id="m-1", kind=EVENT_KIND_REVENUE, revenue=revenue)
+    forgotten, newer = (make_event(n, age=(40 - n) * DAY, message_id="m-2") for n in (2, 3))
+    for event in (payment, forgotten, newer, make_event(4, source_id=BLOG, message_id="m-3")):
+        with psycopg.connect(database_url) as connection:
+            connection.execute("DELETE FROM dedup_keys WHERE event_id <> %s", (payment.event_id,))
+        store_events(database_url, [event])
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DELETE FROM dedup_keys WHERE event_id <> %s", (payment.event_id,))
+    assert await store.get_event(SHOP, message_id="m-1") == payment
+    assert await store.get_event(SHOP, message_id="m-2") == newer
+    assert await store.get_event(SHOP, message_id="m-3") is None
+
+
+async def test_an_unknown_clients_id_is_not_looked_for_without_end(
+    store: PostgresEvents, database_url: str
+) -> None:
+    oldest = make_event(0, age=DAY, message_id="old")
+    store_events(database_url, [oldest])
+    with psycopg.connect(database_url) as connection:
+        columns = ", ".join(column for column in COLUMNS if column not in ("event_id", "message_id"))
+        connection.execute("DELETE FROM dedup_keys")
+        connection.execute(
+            f"INSERT INTO events (event_id, message_id, {columns})"
+            " SELECT ('01ffffff' || substr(gen_random_uuid()::text, 9))::uuid, 'other', "
+            f"{columns} FROM events, generate_series(1, 99999)".encode()
+        )
+        connection.commit()
+        assert await store.get_event(SHOP, message_id="old") == oldest
+        connection.execute(
+            f"INSERT INTO events (event_id, {columns})"
+            f" SELECT '02ffffff-0000-7000-8000-000000000000'::uuid, {columns} FROM events LIMIT 1".encode()
+        )
+        connection.commit()
+    assert await store.get_event(SHOP, message_id="old") is None
 
 
 async def test_events_are_counted_by_their_own_time(store: PostgresEvents, database_url: str) -> None:
