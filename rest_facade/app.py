@@ -22,7 +22,7 @@ from rest_facade.connections import COUNT_UNPARSED
 from rest_facade.core_link import CoreLink, read_tls
 from rest_facade.dialects import DIALECTS
 from rest_facade.endpoint import RECEIVE, PixelEndpoint, PostEndpoint, TakesEvents
-from rest_facade.face import Clock, Face, Response
+from rest_facade.face import Clock, Face, Response, now_by
 from rest_facade.health import HealthResource, MetricsResource, ReadyResource
 from rest_facade.metrics import Metrics
 from rest_facade.options import FacadeOptions
@@ -62,7 +62,9 @@ class FacadeApp(App):  # type: ignore[type-arg]
         return super().__call__(scope, _nothing_yet, send)
 
 
-def create_app(options: FacadeOptions, clock: Clock, dialects: Sequence[Dialect] = DIALECTS) -> FacadeApp:
+def create_app(
+    options: FacadeOptions, clock: Clock | None = None, dialects: Sequence[Dialect] = DIALECTS
+) -> FacadeApp:
     """Make the application. It has no routes before the lifespan's start-up."""
     lifespan = _Lifespan(options, clock, dialects)
     app = FacadeApp(middleware=[lifespan], response_type=Response)
@@ -75,9 +77,9 @@ class _Lifespan:
 
     app: FacadeApp
 
-    def __init__(self, options: FacadeOptions, clock: Clock, dialects: Sequence[Dialect]) -> None:
+    def __init__(self, options: FacadeOptions, clock: Clock | None, dialects: Sequence[Dialect]) -> None:
         self._options = options
-        self._clock = clock
+        self._now_us = now_by(clock)
         self._dialects = dialects
         self._link: CoreLink | None = None
         self._coalescer: Coalescer | None = None
@@ -113,7 +115,7 @@ class _Lifespan:
         }
         budget = ReadingBudget(options.max_reading_bytes)
         for dialect in self._dialects:
-            face = Face(dialect, self._clock, addresses, origins)
+            face = Face(dialect, self._now_us, addresses, origins)
             routes |= self._endpoints(face, coalescer, budget, metrics)
             routes |= script_routes(face, metrics)
             if dialect.name == _STATS_DIALECT:

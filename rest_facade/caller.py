@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 from uuid_utils import uuid7
 
 from rest_facade.address import AddressBook
@@ -36,7 +37,7 @@ class Headers(Mapping[str, str]):
         return len(self._raw)
 
 
-class Caller(NamedTuple):
+class Caller(msgspec.Struct, frozen=True):
     """Who asks."""
 
     headers: Headers

@@ -7,7 +7,7 @@ rejections too, because credential, origin and quota are judged before shape, an
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from polylect.v1 import error_reason_pb2 as reasons
@@ -21,7 +21,7 @@ _USER_AGENT_CHARACTERS = 2048
 _REDACTED = b"[redacted]"
 
 
-class Arrival(NamedTuple):
+class Arrival(msgspec.Struct, frozen=True):
     """What HTTP tells of a request beside its body."""
 
     # Lower-case names.

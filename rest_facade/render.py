@@ -7,6 +7,7 @@ encoded at start-up.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 from polylect.v1.error_reason_pb2 import Rejection
 from polylect.v1.ingest_pb2 import ClientOutcome, RateLimit
 
@@ -16,7 +17,7 @@ from rest_facade.vocabulary import Blank, Dialect, Endpoint, Reason, Refusal, Re
 JSON_TYPE: Mapping[str, str] = {"content-type": "application/json"}
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True):
     """An HTTP answer but for CORS, cookies and the request id."""
 
     status: int

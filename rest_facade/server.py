@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ def run(options: FacadeOptions, clock: Callable[[], datetime] | None = None) -> 
     shutil.rmtree(metrics_dir, ignore_errors=True)
     metrics_dir.mkdir(parents=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
-    _Facade(options, clock or _utc_now).run()
+    _Facade(options, clock).run()
 
 
 class _Facade(BaseApplication):  # type: ignore[misc]
-    def __init__(self, options: FacadeOptions, clock: Callable[[], datetime]) -> None:
+    def __init__(self, options: FacadeOptions, clock: Callable[[], datetime] | None) -> None:
         self._options = options
         self._clock = clock
         super().__init__()
@@ -95,7 +95,3 @@ def _die_with_parent(arbiter: Any, worker: Any) -> None:
 
 def _forget_gauges(arbiter: Any, worker: Any) -> None:
     import_module("prometheus_client.multiprocess").mark_process_dead(worker.pid)
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
