@@ -6,7 +6,8 @@ rejections too, because credential, origin and quota are judged before shape, an
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -41,7 +42,10 @@ class Decoder:
 
     def __init__(self, dialect: Dialect, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._credentials = dialect.credentials
+        # None: in the body.
+        self._lookups = tuple(
+            None if place.place is Place.BODY else _lookup(place) for place in dialect.credentials
+        )
         self._body_credential = next((c for c in dialect.credentials if c.place is Place.BODY), None)
         self._fill_single = compile_events(endpoint.single) if endpoint.single else None
         self._fill_batched = compile_events(endpoint.batch.events) if endpoint.batch else None
@@ -153,15 +157,21 @@ class Decoder:
 
     def _find_credential(self, arrival: Arrival, members: Json, request: ClientRequest) -> bytes:
         """Set the credential, take the body's out of `members`, and give what to keep out of quarantine."""
-        in_body = members.pop(self._body_credential.name, None) if self._body_credential else None
-        for place in self._credentials:
-            found = in_body if place.place is Place.BODY else credential_outside_body(place, arrival)
+        place = self._body_credential
+        in_body = members.pop(place.name, None) if place else None
+        for lookup in self._lookups:
+            found = lookup(arrival) if lookup else in_body
             if found:
                 request.credential = found if type(found) is str else "?"
                 break
-        if in_body and type(in_body) is str and self._body_credential and self._body_credential.secret:
-            return in_body.encode()
-        return b""
+        return in_body.encode() if in_body and type(in_body) is str and place and place.secret else b""
+
+
+def _lookup(place: Credential) -> Callable[[Arrival], str]:
+    name = place.name
+    if place.place is Place.HEADER:
+        return lambda arrival: arrival.headers.get(name, "")
+    return partial(credential_outside_body, place)
 
 
 def credential_outside_body(place: Credential, arrival: Arrival) -> str:
