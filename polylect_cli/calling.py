@@ -5,7 +5,7 @@ Hides the channel, the credential and the translation of refusals into sentences
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -96,10 +96,3 @@ def time_text(moment: Timestamp) -> str:
     if not moment.seconds and not moment.nanos:
         return ""
     return moment.ToDatetime(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def to_timestamp(moment: datetime) -> Timestamp:
-    """Give a protobuf time."""
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

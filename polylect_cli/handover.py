@@ -6,20 +6,18 @@ stand neither in a command line nor in an environment. Knows nothing of what the
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
-import structlog
 
-from polylect_cli.logs import configure_logs
+RUN_PART = "polylect_cli.run_part"
+"""The module every part is run by: `python -m polylect_cli.run_part NAME`."""
 
 # grpc reads it when it is imported. With its event engine each message of a Python program passes through one
 # thread more, in and out: half of the time of a call between facade and core. A version of grpc that knows
 # the names no more says so in one line and goes on.
 _GRPC_EXPERIMENTS = "-event_engine_client,-event_engine_listener"
-
-Options = TypeVar("Options")
 
 
 class LogOptions(msgspec.Struct, frozen=True):
@@ -35,31 +33,18 @@ class _Envelope(msgspec.Struct, frozen=True):
 
 
 def pack(log: LogOptions, options: Mapping[str, Any]) -> bytes:
-    """Give what `run_part` reads."""
+    """Give what `receive` reads."""
     return msgspec.json.encode({"log": log, "options": options})
 
 
-def run_part(part: str, options_type: type[Options], run: Callable[[Options], None]) -> None:
-    """Read the options, configure the logs, run.
-
-    Exits with 1, and one line that says why, when the surroundings don't let it go on.
-    """
+def receive() -> tuple[LogOptions, msgspec.Raw]:
+    """Read what was packed from standard input, and let go of it."""
     envelope = msgspec.json.decode(sys.stdin.buffer.read(), type=_Envelope)
     # Nothing else reads it, and a part must not hold its starter's pipe.
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    configure_logs(part, envelope.log.level, envelope.log.format)
-    try:
-        run(msgspec.json.decode(envelope.options, type=options_type))
-    except (OSError, RuntimeError, ValueError) as error:
-        structlog.get_logger().error(f"{part} can't run", error=str(error), exc_info=_is_ours(error))
-        raise SystemExit(1) from error
-
-
-def _is_ours(error: Exception) -> bool:
-    """Tell whether the trace helps: not for what the surroundings refuse."""
-    return not isinstance(error, OSError)
+    return envelope.log, envelope.options
 
 
 def part_environment() -> dict[str, str]:

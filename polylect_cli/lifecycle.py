@@ -1,43 +1,56 @@
-"""`polylect up`, and its parts one by one: what runs, and with which settings."""
+"""`polylect up`, its parts one by one, and what each is given of the settings.
 
+The one place that knows both settings and options. Of options it knows the names, not the classes: importing
+those would import the parts.
+"""
+
+import subprocess
 import sys
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from polylect_cli import parts
-from polylect_cli.handover import hand_over, pack
-from polylect_cli.output import print_json, print_line, print_table
-from polylect_cli.settings import Settings, check_files, describe, load_settings
+from polylect_cli.handover import RUN_PART, LogOptions, hand_over, pack
+from polylect_cli.output import CommandError, print_json, print_line, print_table
+from polylect_cli.settings import (
+    Settings,
+    SettingsError,
+    check_files,
+    describe,
+    join_host_port,
+    load_settings,
+    token,
+)
+from polylect_cli.supervisor import Plan
+from storage.embedded import EmbeddedPostgres, saved_url
 
 
 def up() -> None:
     """Run everything on this machine: database, core, worker and facade, until Ctrl-C."""
     settings = load_settings()
     check_files(settings)
-    plan = parts.plan(settings)
-    hand_over("polylect_cli.run_up", [sys.argv[0]], msgspec.json.encode(plan))
+    hand_over("polylect_cli.run_up", [sys.argv[0]], msgspec.json.encode(make_plan(settings)))
 
 
 def core() -> None:
     """Run the core alone: gRPC, for a fleet."""
     settings = load_settings()
     check_files(settings)
-    _run("core", settings, {**parts.core_options(settings), "database_url": parts.database_url(settings)})
+    _run("core", settings, {**_core_options(settings), "database_url": _database_url(settings)})
 
 
 def facade() -> None:
     """Run the facade alone: HTTP, for a fleet."""
     settings = load_settings()
     check_files(settings)
-    _run("facade", settings, parts.facade_options(settings))
+    _run("facade", settings, _facade_options(settings))
 
 
 def worker() -> None:
     """Run one worker alone, for a fleet."""
     settings = load_settings()
-    _run("worker", settings, {**parts.worker_options(settings), "database_url": parts.database_url(settings)})
+    _run("worker", settings, {**_worker_options(settings), "database_url": _database_url(settings)})
 
 
 def migrate() -> None:
@@ -45,9 +58,9 @@ def migrate() -> None:
     settings = load_settings()
     if settings.database_url is None:
         # `up` does it too, so that one is needed only to look at a fresh schema.
-        parts.migrate_embedded(settings)
+        _migrate_embedded(settings)
     else:
-        options = {**parts.prepare_options(settings), "database_url": parts.database_url(settings)}
+        options = {**_prepare_options(settings), "database_url": _database_url(settings)}
         _run("prepare", settings, options)
 
 
@@ -64,8 +77,112 @@ def config(
 
 def show_database_url() -> None:
     """Print the URL of the database in use, the embedded one's included; with its password."""
-    print_line(parts.database_url(load_settings()))
+    print_line(_database_url(load_settings()))
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Give what `polylect up` runs. Makes the tokens that are missing."""
+    if settings.grpc_tls_cert and not settings.core_tls_ca:
+        raise SettingsError(
+            "POLYLECT_GRPC_TLS_CERT is set: set POLYLECT_CORE_TLS_CA too, so that facade and command line "
+            "can recognise the core"
+        )
+    return Plan(
+        mode=settings.mode,
+        data_dir=str(settings.data_dir.absolute()),
+        database_url=settings.database_url.get_secret_value() if settings.database_url else None,
+        pg_bin=_path(settings.pg_bin),
+        http=(settings.host, settings.http_port),
+        grpc=(settings.host, settings.grpc_port),
+        http_target=(settings.local_host, settings.http_port),
+        http_url=settings.http_url,
+        grpc_target=join_host_port(settings.local_host, settings.grpc_port),
+        workers=settings.workers,
+        log=_log_options(settings),
+        core=_core_options(settings),
+        facade=_facade_options(settings),
+        worker=_worker_options(settings),
+        prepare=_prepare_options(settings),
+    )
 
 
 def _run(part: str, settings: Settings, options: dict[str, Any]) -> None:
-    hand_over(f"polylect_cli.run_{part}", [], pack(parts.log_options(settings), options))
+    hand_over(RUN_PART, [part], pack(_log_options(settings), options))
+
+
+def _log_options(settings: Settings) -> LogOptions:
+    """Give how parts log."""
+    return LogOptions(settings.log_level, settings.log_format)
+
+
+def _database_url(settings: Settings) -> str:
+    """Give the URL of the database in use, set or embedded. Raises SettingsError when there is none yet."""
+    if settings.database_url:
+        return settings.database_url.get_secret_value()
+    url = saved_url(settings.data_dir / "postgres")
+    if url is None:
+        raise SettingsError(
+            f"there is no database yet in {settings.data_dir}: run `polylect up` (make run) once, "
+            "set POLYLECT_DATA_DIR to where it ran, or set DATABASE_URL"
+        )
+    return url
+
+
+def _migrate_embedded(settings: Settings) -> None:
+    """Start the embedded database, prepare it, stop it. Raises EmbeddedPostgresError when it is in use."""
+    with EmbeddedPostgres(settings.data_dir / "postgres", bin_dir=settings.pg_bin) as postgres:
+        options = {**_prepare_options(settings), "database_url": postgres.url}
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", RUN_PART, "prepare"],
+            input=pack(_log_options(settings), options),
+            check=False,
+        )
+    if done.returncode:
+        raise CommandError("the database can't be prepared; the lines above say why")
+
+
+def _prepare_options(settings: Settings) -> dict[str, Any]:
+    """Give what a database needs before the parts use it, without database_url."""
+    return {"demo": settings.mode == "demo"}
+
+
+def _core_options(settings: Settings) -> dict[str, Any]:
+    """Give the core's options, without database_url."""
+    return {
+        "address": join_host_port(settings.host, settings.grpc_port),
+        "mode": settings.mode,
+        "admin_token": token(settings, "admin", make=True),
+        "facade_token": token(settings, "facade", make=True),
+        "tls_cert": _path(settings.grpc_tls_cert),
+        "tls_key": _path(settings.grpc_tls_key),
+        "tls_client_ca": _path(settings.grpc_tls_client_ca),
+    }
+
+
+def _facade_options(settings: Settings) -> dict[str, Any]:
+    """Give the facade's options."""
+    return {
+        "core_address": settings.core_target,
+        "facade_token": token(settings, "facade", make=True),
+        "core_tls_ca": _path(settings.core_tls_ca),
+        "core_tls_cert": _path(settings.core_tls_cert),
+        "core_tls_key": _path(settings.core_tls_key),
+        "host": settings.host,
+        "port": settings.http_port,
+        "workers": settings.facade_workers,
+        "development": settings.mode != "production",
+        "trusted_proxies": settings.trusted_proxies,
+        "metrics_dir": str((settings.data_dir / "metrics").absolute()),
+    }
+
+
+def _worker_options(settings: Settings) -> dict[str, Any]:
+    """Give the worker's options, without database_url."""
+    return {
+        "dedup_window_seconds": settings.dedup_window_days * 86_400,
+        "retention_days": settings.retention_days,
+    }
+
+
+def _path(path: Any) -> str | None:
+    return str(path.absolute()) if path else None

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from polylect_cli.handover import part_environment
@@ -61,15 +61,15 @@ class BackOff:
 
 
 class Part:
-    """A process `python -m module`, its own session, that ends (SIGTERM) with us.
+    """A process `python -m` with `arguments`, its own session, that ends (SIGTERM) with us.
 
-    `packed` is asked at every start for what goes to its standard input.
+    `word` marks it as of this installation. `packed` is asked at every start for its standard input.
     """
 
     def __init__(
         self,
         name: str,
-        module: str,
+        arguments: Sequence[str],
         word: str,
         packed: Callable[[], bytes],
         say: Say,
@@ -78,7 +78,7 @@ class Part:
         self.name = name
         self._patience = patience
         # -P: a directory named as one of our packages, where the operator stands, must not be imported.
-        self._command = (sys.executable, "-P", "-m", module, f"--instance={word}")
+        self._command = (sys.executable, "-P", "-m", *arguments, f"--instance={word}")
         self._packed = packed
         self._say = say
         self._process: asyncio.subprocess.Process | None = None

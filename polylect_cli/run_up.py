@@ -1,20 +1,71 @@
-"""The supervisor as a process: `python -m polylect_cli.run_up COMMAND`, its plan on standard input."""
+"""The supervisor as a process: `python -m polylect_cli.run_up COMMAND`, its plan on standard input.
+
+Hides what the operator is told: status lines on standard error, and once all runs how to use it. Knows the
+documents' examples, which exist in demo mode only.
+"""
 
 import asyncio
 import sys
 
 import msgspec
+import structlog
 
-from polylect_cli.announce import ready_text, speaker
+from polylect_cli.logs import configure_logs
 from polylect_cli.supervisor import Plan, Supervisor
+
+_DEMO = """
+Keys for trying out (demo mode only):
+  Pulsora  pub_123, sec_123                  PULSE    YOUR_API_KEY, pulse_dev_demo (site_abc123)
+  Apex     pk_live_xyz                       Datafly  dk_live_abc123
+
+Send an event:
+  curl {http}/api/ingest -H 'X-API-Token: pub_123' -d \
+'{{"type":"event","data":{{"visitor_fingerprint":"fp_1","session_id":"s_1","event_name":"signup"}}}}'
+  curl {http}/collect -H 'Authorization: Bearer YOUR_API_KEY' -d \
+'{{"site_id":"site_abc123","event_type":"page_view","timestamp":'$(date +%s000)',"session_id":"s_1"}}'
+  curl {http}/v1/t -H 'Authorization: Bearer dk_live_abc123' -d \
+'{{"type":"track","event":"Product Added","properties":{{"price":79.99}}}}'
+"""
+
+_KEYS = """
+Make a source and a key:
+  {command} source create shop
+  {command} key create shop --kind pulsora-public
+"""
+
+_LOOK = """
+See it:
+  {command} events
+  psql "$({command} database-url)" -c 'select kind, name, received_at from events order by received_at desc'
+
+Ctrl-C stops everything; nothing accepted is lost.
+"""
+
+
+def _ready_text(plan: Plan, seconds: float, command: str) -> str:
+    """Tell that all runs, where, and what to do next. `command` is how `polylect` is called here."""
+    http = plan.http_url
+    database = "DATABASE_URL" if plan.database_url else f"embedded, in {plan.data_dir}"
+    head = (
+        f"\nPolylect is ready ({plan.mode} mode, {seconds:.1f} s).\n"
+        f"  HTTP  {http}\n  gRPC  {plan.grpc_target}\n  Database  {database}\n"
+    )
+    body = _DEMO if plan.mode == "demo" else _KEYS
+    return head + (body + _LOOK).format(http=http, command=command)
 
 
 async def _run(plan: Plan, command: str) -> int:
+    configure_logs("supervisor", plan.log.level, plan.log.format)
+    log = structlog.get_logger()
+
     def announce(seconds: float) -> None:
-        sys.stdout.write(ready_text(plan, seconds, command))
+        sys.stdout.write(_ready_text(plan, seconds, command))
         sys.stdout.flush()
 
-    return await Supervisor(plan, speaker(plan)).run(announce)
+    def say(level: str, sentence: str) -> None:
+        getattr(log, level)(sentence)
+
+    return await Supervisor(plan, say).run(announce)
 
 
 if __name__ == "__main__":

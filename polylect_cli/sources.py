@@ -1,5 +1,6 @@
 """`polylect source`: the sources events come from, and their settings."""
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -7,12 +8,22 @@ from polylect.v1 import source_pb2 as pb
 
 from polylect_cli.calling import connected, time_text
 from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table
-from polylect_cli.quantities import parse_rate, rate_text
 
 app = typer.Typer(no_args_is_help=True, help="Sources: a site, app or service that sends events.")
 
 SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="Name or id of the source.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+_UNIT_SECONDS = {
+    "s": 1,
+    "second": 1,
+    "m": 60,
+    "minute": 60,
+    "h": 3_600,
+    "hour": 3_600,
+    "d": 86_400,
+    "day": 86_400,
+}
 
 
 @app.command()
@@ -160,3 +171,23 @@ def _rate(source: pb.Source) -> str:
     if not source.HasField("rate_limit"):
         return "default"
     return rate_text(source.rate_limit.limit, source.rate_limit.window_seconds)
+
+
+def parse_rate(text: str) -> tuple[int, int]:
+    """Read N/period; give N and the period's seconds. Raises CommandError."""
+    match = re.fullmatch(r"([1-9][0-9]{0,8})/(\w+)", text)
+    if not match or match[2] not in _UNIT_SECONDS:
+        raise CommandError(
+            f"--rate-limit {text}: give off, default, or N/period with period second, minute, hour or day "
+            "(also s, m, h, d), as in 100/minute",
+            EXIT_USAGE,
+        )
+    return int(match[1]), _UNIT_SECONDS[match[2]]
+
+
+def rate_text(limit: int, window_seconds: int) -> str:
+    """Write a rate as it is read."""
+    if limit == 0:
+        return "off"
+    names = {seconds: name for name, seconds in _UNIT_SECONDS.items() if len(name) > 1}
+    return f"{limit}/{names.get(window_seconds, f'{window_seconds} s')}"

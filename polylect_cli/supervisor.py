@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from polylect_cli.handover import LogOptions, pack
+from polylect_cli.handover import RUN_PART, LogOptions, pack
 from polylect_cli.part import PATIENCE, BackOff, GaveUpError, Part, Say, describe_exit
 from storage.embedded import EmbeddedPostgres
 from storage.postgres_binaries import EmbeddedPostgresError
@@ -141,7 +141,7 @@ class Supervisor:
         facade = self._part("facade", lambda: self._plan.facade)
         core = self._part("core", lambda: self._with_database(self._plan.core))
         workers = [
-            self._part(name, lambda: self._with_database(self._plan.worker), "polylect_cli.run_worker")
+            self._part(name, lambda: self._with_database(self._plan.worker), kind="worker")
             for name in _numbered("worker", self._plan.workers)
         ]
         if self._plan.database_url is None:
@@ -159,10 +159,9 @@ class Supervisor:
             self._keep(part.keep())
         await self._unless_stopped(self._await_ready())
 
-    def _part(self, name: str, options: Callable[[], dict[str, Any]], module: str = "") -> Part:
+    def _part(self, name: str, options: Callable[[], dict[str, Any]], kind: str = "") -> Part:
         word = inode_word(self._data_dir)
-        module = module or f"polylect_cli.run_{name}"
-        return Part(name, module, word, lambda: pack(self._plan.log, options()), self._say)
+        return Part(name, (RUN_PART, kind or name), word, lambda: pack(self._plan.log, options()), self._say)
 
     def _with_database(self, options: dict[str, Any]) -> dict[str, Any]:
         return {**options, "database_url": self._database_url}

@@ -30,7 +30,7 @@ STOP_SECONDS = 30.0
 NOBODY = 65534
 
 _MARK = "SYSTEM_TEST_STACK"
-_ROLE = re.compile(r"(?:polylect_cli\.run_|/polylect )(\w+)")
+_ROLE = re.compile(r"(?:polylect_cli\.run_(?:part )?|/polylect )(\w+)")
 _GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 

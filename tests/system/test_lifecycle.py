@@ -69,9 +69,12 @@ def test_a_signal_while_starting_stops_all_too(make_stack: MakeStack) -> None:
 @pytest.mark.parametrize("moment", ["making the database", "preparing it", "starting the core"])
 def test_a_first_start_that_is_killed_can_be_repeated(make_stack: MakeStack, moment: str) -> None:
     stack = make_stack().launch()
-    sign = {"making the database": "initdb", "preparing it": "run_prepare", "starting the core": "run_core"}[
-        moment
-    ]
+    signs = {
+        "making the database": "initdb",
+        "preparing it": "run_part prepare",
+        "starting the core": "run_part core",
+    }
+    sign = signs[moment]
 
     def reached() -> bool:
         return any(sign in " ".join(_command(process)) for process in stack.descendants())

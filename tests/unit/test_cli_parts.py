@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from core_service.server import CoreOptions
-from polylect_cli import parts, settings
-from polylect_cli.run_prepare import PrepareOptions
+from polylect_cli import settings
+from polylect_cli.lifecycle import make_plan
+from polylect_cli.prepare import PrepareOptions
 from polylect_cli.settings import load_settings
 from polylect_cli.supervisor import Plan
 from rest_facade.server import FacadeOptions
@@ -48,7 +49,7 @@ def plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Plan:
         monkeypatch.setenv(name, value)
     assert {*EVERYTHING, "POLYLECT_DATA_DIR"} == set(settings.known_names())
     # By the way the supervisor gets it.
-    return msgspec.json.decode(msgspec.json.encode(parts.plan(load_settings())), type=Plan)
+    return msgspec.json.decode(msgspec.json.encode(make_plan(load_settings())), type=Plan)
 
 
 def taken(options: dict[str, Any], options_type: type[Any]) -> Any:

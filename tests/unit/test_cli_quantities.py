@@ -2,8 +2,9 @@
 
 import pytest
 
+from polylect_cli.keys import parse_duration
 from polylect_cli.output import CommandError
-from polylect_cli.quantities import parse_duration, parse_rate, rate_text
+from polylect_cli.sources import parse_rate, rate_text
 
 
 @pytest.mark.parametrize(

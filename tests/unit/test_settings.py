@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from polylect_cli import parts, settings
+from polylect_cli import settings
+from polylect_cli.lifecycle import make_plan
 from polylect_cli.settings import SettingsError, describe, load_settings, token
 
 
@@ -133,7 +134,7 @@ def test_a_plan_with_tls_needs_the_way_back(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("POLYLECT_GRPC_TLS_CERT", "/c")
     monkeypatch.setenv("POLYLECT_GRPC_TLS_KEY", "/k")
     with pytest.raises(SettingsError, match="POLYLECT_CORE_TLS_CA"):
-        parts.plan(load_settings())
+        make_plan(load_settings())
 
 
 def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

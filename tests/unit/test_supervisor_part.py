@@ -37,7 +37,7 @@ class Trial:
         self.said: list[str] = []
         self._file = tmp_path / "pids"
         packed = f'{{"file": "{self._file}", {told}}}'.encode()
-        self.part = Part("trial", "trial_part", "trial-word", lambda: packed, self._say, HASTE)
+        self.part = Part("trial", ("trial_part", "x"), "trial-word", lambda: packed, self._say, HASTE)
 
     def _say(self, level: str, sentence: str) -> None:
         self.said.append(f"{level}: {sentence}")
@@ -78,7 +78,7 @@ async def test_stops_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     trial = Trial(tmp_path, monkeypatch, '"stay": true')
     keeper = asyncio.ensure_future(trial.part.keep())
     (pid,) = await trial.pids(1)
-    assert command_of(pid) == [sys.executable, "-P", "-m", "trial_part", "--instance=trial-word"]
+    assert command_of(pid) == [sys.executable, "-P", "-m", "trial_part", "x", "--instance=trial-word"]
     await trial.part.stop(20, asyncio.Event())
     await keeper
     assert not runs(pid)

@@ -1,5 +1,6 @@
 """The commands against a real core: what they print for people and for programs, and how they fail."""
 
+import json
 import re
 import subprocess
 import time
@@ -287,7 +288,8 @@ def test_a_database_that_does_not_answer_is_a_sentence(nobody: Operator) -> None
     nobody.environment["DATABASE_URL"] = "postgresql://127.0.0.1:1/none"
     code, error = nobody.fail("migrate")
     assert code == 1
-    assert "prepare can't run" in error
+    [line] = error.splitlines()
+    assert {"event": "part_failed", "part": "prepare", "level": "error"}.items() <= json.loads(line).items()
 
 
 def test_config_is_for_people_and_programs(nobody: Operator) -> None:

@@ -1,8 +1,7 @@
-"""What a database needs before the parts use it, as a process: the schema, and in demo mode the examples."""
+"""What a database needs before the parts use it: the schema, and in demo mode the examples."""
 
 from dataclasses import dataclass
 
-from polylect_cli.handover import run_part
 from storage.demo import create_demo
 from storage.migrate import migrate
 
@@ -15,12 +14,8 @@ class PrepareOptions:
     demo: bool = False
 
 
-def prepare(options: PrepareOptions) -> None:
+def run(options: PrepareOptions) -> None:
     """Bring the schema up to date, make the examples if asked to. Repeating changes nothing."""
     migrate(options.database_url)
     if options.demo:
         create_demo(options.database_url)
-
-
-if __name__ == "__main__":
-    run_part("prepare", PrepareOptions, prepare)
