@@ -32,6 +32,7 @@ export function createOutbox(credentials: RequestCredentials, lastCall: () => vo
   let underWay = 0;
   let failures = 0;
   let timer = 0;
+  let gone = false;
   // Nothing is sent before: by our own patience, and by the server's word, which holds even when the page goes.
   let pausedUntil = 0;
   let forbiddenUntil = 0;
@@ -59,7 +60,9 @@ export function createOutbox(credentials: RequestCredentials, lastCall: () => vo
       again = response.status === 429 || response.status >= 500;
       if (again) obey(response.headers.get("Retry-After"));
     } catch {
-      // No answer, or none that may be read.
+      // No answer, or none that may be read. When the page goes, browsers fail what is under way and deliver it
+      // all the same: again would be twice.
+      again = !gone;
     }
     underWay--;
     if (again) {
@@ -90,7 +93,14 @@ export function createOutbox(credentials: RequestCredentials, lastCall: () => vo
     if (performance.now() >= forbiddenUntil) for (const parcel of waiting.splice(0)) void deliver(parcel);
   }
 
-  addEventListener("pagehide", quietly(sendAll));
+  addEventListener("pagehide", quietly(() => {
+    gone = true;
+    sendAll();
+  }));
+  addEventListener("pageshow", () => {
+    gone = false;
+    pump();
+  });
   // The last a page on a phone may ever hear.
   addEventListener("visibilitychange", quietly(() => document.visibilityState === "hidden" && sendAll()), true);
   addEventListener("online", () => {
