@@ -19,6 +19,8 @@ from polylect_cli.output import EXIT_UNREACHABLE, CommandError
 from polylect_cli.settings import Settings, check_files, load_settings, token
 
 _TIMEOUT_SECONDS = 10.0
+# As much as the core sends at once: a page ends early, but a single event may be large.
+_CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 * 1024 * 1024),)
 
 Response = TypeVar("Response")
 
@@ -58,11 +60,11 @@ def connected() -> Iterator[Core]:
 
 def _channel(settings: Settings) -> grpc.Channel:
     if settings.core_tls_ca is None:
-        return grpc.insecure_channel(settings.core_target)
+        return grpc.insecure_channel(settings.core_target, _CHANNEL_OPTIONS)
     key = settings.core_tls_key.read_bytes() if settings.core_tls_key else None
     chain = settings.core_tls_cert.read_bytes() if settings.core_tls_cert else None
     credentials = grpc.ssl_channel_credentials(settings.core_tls_ca.read_bytes(), key, chain)
-    return grpc.secure_channel(settings.core_target, credentials)
+    return grpc.secure_channel(settings.core_target, credentials, _CHANNEL_OPTIONS)
 
 
 def _explained(error: grpc.RpcError, target: str) -> CommandError:

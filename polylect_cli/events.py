@@ -5,6 +5,7 @@ objects, digit by digit as they were sent.
 """
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from google.protobuf.json_format import MessageToDict
 from google.type.money_pb2 import Money
 from polylect.v1.event_pb2 import Event, EventKind
 from polylect.v1.query_pb2 import ListEventsRequest
+from polylect.v1.source_pb2 import ListSourcesRequest
 
 from polylect_cli.calling import Core, connected, time_text
 from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table, printable
@@ -55,14 +57,18 @@ def events(
         dialect=dialect,
     )
     with connected() as core:
-        latest = _latest(core, request, limit)
+        latest, sources = _latest(core, request, limit), _Sources(core)
+
+        def show_line(event: Event) -> None:
+            print_line(printable("  ".join(filter(None, _row(event, sources)))))
+
         if follow:
-            _follow(core, request, latest, as_json)
+            _follow(core, request, latest, _show_document if as_json else show_line)
         elif as_json:
             for event in latest:
-                print_json(as_document(event))
+                _show_document(event)
         elif latest:
-            print_table(_COLUMNS, map(_row, latest))
+            print_table(_COLUMNS, [_row(event, sources) for event in latest])
         else:
             print_line("no events yet; `polylect send --help` shows how to send one")
 
@@ -81,33 +87,54 @@ def _latest(core: Core, request: ListEventsRequest, limit: int) -> list[Event]:
     return found
 
 
-def _follow(core: Core, request: ListEventsRequest, latest: list[Event], as_json: bool) -> None:
-    seen: dict[str, int] = {}
+def _follow(
+    core: Core, request: ListEventsRequest, latest: list[Event], show: Callable[[Event], None]
+) -> None:
+    for event in reversed(latest):
+        show(event)
+    seen = {event.event_id: event.received_at.seconds for event in latest}
+    # What of the overlap was there before and not listed is no news.
+    old_until = latest[0].event_id if latest else ""
     while True:
-        for event in reversed(latest):
-            if event.event_id not in seen:
-                seen[event.event_id] = event.received_at.seconds
-                print_json(as_document(event)) if as_json else print_line(_line(event))
         if latest:
-            oldest = latest[0].received_at.ToDatetime() - _FOLLOW_OVERLAP
-            request.received_from.FromDatetime(oldest)
+            request.received_from.FromDatetime(latest[0].received_at.ToDatetime() - _FOLLOW_OVERLAP)
             seen = {key: at for key, at in seen.items() if at >= request.received_from.seconds}
         time.sleep(_FOLLOW_PAUSE_SECONDS)
         latest = _latest(core, request, 100 * _PAGE_SIZE)
+        for event in reversed(latest):
+            if event.event_id not in seen and event.event_id > old_until:
+                show(event)
+            seen[event.event_id] = event.received_at.seconds
+        old_until = ""
 
 
-def _line(event: Event) -> str:
-    return printable("  ".join(filter(None, _row(event))))
+class _Sources:
+    """Knows sources by name; asks again for one it has not heard of."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._names: dict[str, str] = {}
+
+    def name(self, source_id: str) -> str:
+        if source_id not in self._names:
+            answer = self._core.call(self._core.sources.ListSources, ListSourcesRequest())
+            self._names |= {source.source_id: source.name for source in answer.sources}
+        # Examples' events stay when the examples are gone.
+        return self._names.setdefault(source_id, source_id)
 
 
-def _row(event: Event) -> tuple[str, ...]:
+def _show_document(event: Event) -> None:
+    print_json(as_document(event))
+
+
+def _row(event: Event, sources: _Sources) -> tuple[str, ...]:
     return (
         time_text(event.received_at),
         _kind(event),
         event.name or event.page.path or event.page.url,
         event.anonymous_id,
         event.user_id,
-        event.source_id,
+        sources.name(event.source_id),
         event.provenance.dialect,
     )
 

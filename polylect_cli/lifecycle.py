@@ -20,6 +20,7 @@ from polylect_cli.settings import (
     describe,
     join_host_port,
     load_settings,
+    local_host,
     token,
 )
 from polylect_cli.supervisor import Plan
@@ -93,10 +94,10 @@ def make_plan(settings: Settings) -> Plan:
         database_url=settings.database_url.get_secret_value() if settings.database_url else None,
         pg_bin=_path(settings.pg_bin),
         http=(settings.host, settings.http_port),
-        grpc=(settings.host, settings.grpc_port),
-        http_target=(settings.local_host, settings.http_port),
+        grpc=(settings.grpc_host, settings.grpc_port),
+        http_target=(local_host(settings.host), settings.http_port),
         http_url=settings.http_url,
-        grpc_target=join_host_port(settings.local_host, settings.grpc_port),
+        grpc_target=settings.grpc_target,
         workers=settings.workers,
         log=_log_options(settings),
         core=_core_options(settings),
@@ -149,7 +150,7 @@ def _prepare_options(settings: Settings) -> dict[str, Any]:
 def _core_options(settings: Settings) -> dict[str, Any]:
     """Give the core's options, without database_url."""
     return {
-        "address": join_host_port(settings.host, settings.grpc_port),
+        "address": join_host_port(settings.grpc_host, settings.grpc_port),
         "mode": settings.mode,
         "admin_token": token(settings, "admin", make=True),
         "facade_token": token(settings, "facade", make=True),

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
         "documents' example keys (make run)",
     )
     host: str = _setting("127.0.0.1", "POLYLECT_HOST", "Address HTTP and gRPC listen on")
+    own_grpc_host: str = _setting(
+        "", "POLYLECT_GRPC_HOST", "Address gRPC listens on instead; unset: POLYLECT_HOST"
+    )
     http_port: Port = _setting(8080, "POLYLECT_HTTP_PORT", "Port of the HTTP dialects")
     grpc_port: Port = _setting(50051, "POLYLECT_GRPC_PORT", "Port of gRPC")
     data_dir: Path = _setting(
@@ -141,19 +144,24 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def local_host(self) -> str:
-        """The address under which this machine reaches what listens on `host`."""
-        return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
+    def grpc_host(self) -> str:
+        """The address gRPC listens on."""
+        return self.own_grpc_host or self.host
+
+    @property
+    def grpc_target(self) -> str:
+        """host:port at which this machine reaches a core of its own."""
+        return join_host_port(local_host(self.grpc_host), self.grpc_port)
 
     @property
     def core_target(self) -> str:
         """host:port of the core, an IPv6 address in brackets."""
-        return self.core_address or join_host_port(self.local_host, self.grpc_port)
+        return self.core_address or self.grpc_target
 
     @property
     def http_url(self) -> str:
         """Where this machine reaches the facade."""
-        return f"http://{join_host_port(self.local_host, self.http_port)}"
+        return f"http://{join_host_port(local_host(self.host), self.http_port)}"
 
 
 class SettingRow(NamedTuple):
@@ -168,6 +176,11 @@ class SettingRow(NamedTuple):
 def join_host_port(host: str, port: int) -> str:
     """Give host:port, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def local_host(host: str) -> str:
+    """Give the address under which this machine reaches what listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
 
 
 def known_names() -> list[str]:

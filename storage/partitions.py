@@ -103,7 +103,7 @@ def _attach(connection: psycopg.Connection[Any], day: date) -> None:
             name, _midnight(day), _midnight(day + timedelta(days=1))
         )
     )
-    log.info("partition_made", day=day.isoformat())
+    log.debug("partition_made", day=day.isoformat())
 
 
 def _name(day: date) -> sql.Identifier:

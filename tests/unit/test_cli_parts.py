@@ -19,6 +19,7 @@ from storage.worker import WorkerOptions
 EVERYTHING = {
     "POLYLECT_MODE": "demo",
     "POLYLECT_HOST": "0.0.0.0",
+    "POLYLECT_GRPC_HOST": "192.0.2.7",
     "POLYLECT_HTTP_PORT": "8081",
     "POLYLECT_GRPC_PORT": "50052",
     "DATABASE_URL": "postgresql://ann:hush@db.example/events",
@@ -61,7 +62,7 @@ def test_core_gets_its_options(plan: Plan) -> None:
     options = taken({**plan.core, "database_url": plan.database_url}, CoreOptions)
     assert options == CoreOptions(
         database_url="postgresql://ann:hush@db.example/events",
-        address="0.0.0.0:50052",
+        address="192.0.2.7:50052",
         mode="demo",
         admin_token="admin",
         facade_token="facade",
@@ -105,7 +106,7 @@ def test_the_supervisor_gets_the_rest(plan: Plan, tmp_path: Path) -> None:
     assert (plan.data_dir, plan.pg_bin, plan.workers) == (str(tmp_path), "/usr/lib/postgresql/18/bin", 3)
     assert (plan.http, plan.grpc, plan.http_target) == (
         ("0.0.0.0", 8081),
-        ("0.0.0.0", 50052),
+        ("192.0.2.7", 50052),
         ("127.0.0.1", 8081),
     )
     assert (plan.log.level, plan.log.format) == ("warning", "json")

@@ -96,6 +96,17 @@ def test_reaches_itself_wherever_it_listens(
     assert (loaded.core_target, loaded.http_url) == (target, url)
 
 
+def test_http_may_be_opened_without_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYLECT_HOST", "0.0.0.0")
+    monkeypatch.setenv("POLYLECT_GRPC_HOST", "127.0.0.2")
+    loaded = load_settings()
+    plan = make_plan(loaded)
+    assert (plan.http[0], plan.facade["host"]) == ("0.0.0.0", "0.0.0.0")
+    assert (plan.grpc[0], plan.core["address"]) == ("127.0.0.2", "127.0.0.2:50051")
+    assert (plan.grpc_target, loaded.core_target) == ("127.0.0.2:50051", "127.0.0.2:50051")
+    assert loaded.http_url == "http://127.0.0.1:8080"
+
+
 def test_the_list_is_complete_and_masks_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://ann:hush@db.example:5432/events?password=hush")
     monkeypatch.setenv("POLYLECT_ADMIN_TOKEN", "hush")

@@ -4,7 +4,8 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -218,31 +219,70 @@ def test_events_are_listed_latest_first_filtered_and_whole(operator: Operator) -
     assert re.search(r'"exact": ?1\.10\b', only)
     assert operator.succeed("events", "--limit", "1", "--json").count("\n") == 1
     shown = operator.succeed("events")
+    assert re.search(r"\bshop\b", shown)
+    assert source["source_id"] not in shown
     # A client's text neither steers the terminal nor is taken for markup.
     assert "\x1b" not in shown
     assert "click [red]" in shown
 
 
+@contextmanager
+def following(operator: Operator, *options: str) -> Iterator[Callable[[], str]]:
+    """Follows events; gives what reads the name of the next one shown."""
+    with subprocess.Popen(
+        [POLYLECT, "events", "--follow", "--json", *options],
+        env=operator.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as follower:
+        assert follower.stdout
+        assert follower.stderr
+        out = follower.stdout
+        try:
+            yield lambda: str(msgspec.json.decode(out.readline())["name"])
+        finally:
+            follower.terminate()
+            assert "Traceback" not in follower.stderr.read()
+
+
 def test_events_are_followed(operator: Operator) -> None:
     operator.succeed("source", "create", "shop")
     secret = operator.json("key", "create", "shop", "--kind", "service")["secret"]
-    with (
-        operator.part("worker"),
-        subprocess.Popen(
-            [POLYLECT, "events", "--follow", "--json"],
-            env=operator.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as follower,
-    ):
-        assert follower.stdout
-        assert follower.stderr
+    with operator.part("worker"), following(operator) as next_name:
         for number in range(3):
             ingest(operator, secret, Event(kind=EventKind.EVENT_KIND_TRACK, name=f"n-{number}"))
-            assert msgspec.json.decode(follower.stdout.readline())["name"] == f"n-{number}"
-        follower.terminate()
-        assert "Traceback" not in follower.stderr.read()
+            assert next_name() == f"n-{number}"
+
+
+def test_what_was_there_before_is_not_shown_as_new(operator: Operator) -> None:
+    operator.succeed("source", "create", "shop")
+    secret = operator.json("key", "create", "shop", "--kind", "service")["secret"]
+    old = [Event(kind=EventKind.EVENT_KIND_TRACK, name=f"old-{number}") for number in range(5)]
+    ingest(operator, secret, *old)
+    with operator.part("worker"):
+        wait_until(lambda: operator.succeed("events", "--json").count("\n") == 5)
+        with following(operator, "--limit", "2") as next_name:
+            assert [next_name(), next_name()] == ["old-3", "old-4"]
+            ingest(operator, secret, Event(kind=EventKind.EVENT_KIND_TRACK, name="new"))
+            assert next_name() == "new"
+
+
+def test_the_largest_event_is_shown(operator: Operator) -> None:
+    operator.succeed("source", "create", "shop")
+    secret = operator.json("key", "create", "shop", "--kind", "service")["secret"]
+    megabyte = '{"a":"' + "x" * (2**20 - 8) + '"}'
+    largest = Event(
+        kind=EventKind.EVENT_KIND_TRACK,
+        name="largest",
+        properties_json=megabyte,
+        traits_json=megabyte,
+        context_json=megabyte,
+        page=Page(title="x" * (2**20 - 100)),
+    )
+    ingest(operator, secret, largest)
+    with operator.part("worker"):
+        wait_until(lambda: bool(operator.succeed("events", "--json")))
 
 
 def test_no_events_yet(operator: Operator) -> None:
