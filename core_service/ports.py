@@ -103,7 +103,8 @@ class EventStore(Protocol):
     ) -> tuple[list[Event], str]:
         """Give a page, latest received first, and the next page's token ("" on the last).
 
-        It has at most `page_size` events, fewer where they are large; the first may have any size. Raises ValueError for a page token that is not one of its own.
+        It has at most `page_size` events, fewer where they are large; the first may have any size. Raises
+        ValueError for a page token that is not one of its own.
         """
 
     async def count_events(

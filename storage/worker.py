@@ -1,8 +1,8 @@
 """The worker: takes batches from the queue and settles them, for ever.
 
-Hides how a claim is cut, when to wait, and what to do when the database is away. A claim is one transaction:
-its events, links, keys and quarantine entries appear and its queue rows vanish together, or nothing happened.
-Any number of workers may run.
+Hides when to wait, and what to do when the database is away. A claim is one transaction: its events, links,
+keys and quarantine entries appear and its queue rows vanish together, or nothing happened. Any number of
+workers may run.
 """
 
 import random
@@ -12,37 +12,16 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import monotonic
-from typing import NamedTuple
 
 import psycopg
 import structlog
-from polylect.v1.event_pb2 import Event
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
 
 from storage.enrich import Enricher
 from storage.errors import StorageUnavailable, driver_errors_wrapped
 from storage.partitions import Partitions
-from storage.quarantine_rows import undecodable
-from storage.queue import decode_batch
+from storage.queue import Claim, claim, is_waiting
 from storage.retention import Retention
 from storage.writer import Clock, Connection, Tally, Writer
-
-# Rows are locked as they are fetched, so that other workers find the rest. Sizes come first, payloads when it
-# is known which fit: a fetch of payloads could bring any amount.
-_CLAIM = """
-DECLARE claim NO SCROLL CURSOR FOR
-SELECT queue_id, item_count, octet_length(payload) FROM queue ORDER BY queue_id FOR UPDATE SKIP LOCKED
-"""
-_PAYLOADS = "SELECT queue_id, payload FROM queue WHERE queue_id = ANY(%s) ORDER BY queue_id"
-_DELETE = "DELETE FROM queue WHERE queue_id = ANY(%s)"
-# One round trip when there is nothing; by the index, for the table's first pages hold dead rows only.
-_WAITING = "SELECT queue_id FROM queue ORDER BY queue_id LIMIT 1"
-_FIRST_FETCH_ROWS = 8
-_LARGEST_FETCH_ROWS = 1_000
-
-# What a claim writes and the queue rows it deletes are in one transaction: a crash that loses the commit
-# loses both, and the claim is done again. So, unlike the core's commit, this one need not wait for the disk.
-_CLAIM_SETTINGS = "SET LOCAL synchronous_commit = off"
 
 _MAINTENANCE_RETRY_SECONDS = 60
 _CONNECT_TIMEOUT_SECONDS = 5
@@ -79,13 +58,6 @@ class WorkerOptions:
     longest_retry_seconds: float = 10
 
 
-class _Claim(NamedTuple):
-    """How much was settled, and whether that was all there was."""
-
-    items: int
-    emptied: bool
-
-
 class Worker:
     """Settles the queue of one database over one connection, opened when first needed."""
 
@@ -108,7 +80,8 @@ class Worker:
 
         Raises StorageUnavailable; nothing has then happened, and the next call connects anew.
         """
-        return self._settle().items
+        claimed = self._settle()
+        return claimed.items if claimed else 0
 
     def settle_all(self) -> int:
         """Settle until nothing is left to claim, and give the number of items. Raises as `settle_once`."""
@@ -135,25 +108,25 @@ class Worker:
         while not pause(wait_seconds):
             started = monotonic()
             try:
-                claim = self._settle()
+                claimed = self._settle()
                 if failures:
-                    log.info("database is back", failures=failures)
+                    log.info("database_available", failures=failures)
                     failures = 0
                 self._maintain_if_due()
             except StorageUnavailable as error:
                 failures += 1
                 wait_seconds = self._retry_seconds(failures)
-                log.warning("claim failed", error=str(error), failures=failures, retry_seconds=wait_seconds)
+                log.warning("claim_failed", error=str(error), failures=failures, retry_seconds=wait_seconds)
                 continue
-            if claim.items:
+            if claimed:
                 idle_seconds = self._options.idle_pause_seconds
-                small = claim.emptied and claim.items < self._options.small_claim_items
+                small = claimed.emptied and claimed.items < self._options.small_claim_items
                 rest = self._options.small_claim_pause_seconds - (monotonic() - started)
                 wait_seconds = max(0.0, rest) if small else 0.0
             else:
                 wait_seconds = idle_seconds
                 idle_seconds = min(2 * idle_seconds, self._options.longest_idle_pause_seconds)
-        log.info("worker stops", **asdict(self.totals))
+        log.info("worker_stopped", **asdict(self.totals))
 
     def close(self) -> None:
         """Close the connection; a later call opens another."""
@@ -169,7 +142,7 @@ class Worker:
             self.maintain()
         except StorageUnavailable as error:
             # Mostly a reader that holds a partition to be dropped; what matters meanwhile is the queue.
-            log.warning("maintenance failed", error=str(error))
+            log.warning("maintenance_failed", error=str(error))
             self._next_maintenance = now + timedelta(seconds=_MAINTENANCE_RETRY_SECONDS)
 
     def _retry_seconds(self, failures: int) -> float:
@@ -177,70 +150,25 @@ class Worker:
         jitter = random.uniform(0.5, 1)  # noqa: S311 - keeps workers apart, no secret
         return min(doubled, self._options.longest_retry_seconds) * jitter
 
-    def _settle(self) -> _Claim:
+    def _settle(self) -> Claim | None:
+        options = self._options
         try:
             with driver_errors_wrapped():
                 if self._connection is None:
                     self._connection = self._connect()
-                if self._connection.execute(_WAITING).fetchone() is None:
-                    return _Claim(0, emptied=True)
+                if not is_waiting(self._connection):
+                    return None
                 with self._connection.transaction():
-                    claim, tally = self._settle_claim(self._connection)
+                    claimed = claim(self._connection, options.claim_items, options.claim_bytes)
+                    if claimed is None:
+                        return None
+                    tally = self._writer.write(self._connection, claimed.events, claimed.refused)
+                    claimed.settle()
         except BaseException:
             self.close()
             raise
         self.totals.add(tally)
-        return claim
-
-    def _settle_claim(self, connection: Connection) -> tuple[_Claim, Tally]:
-        connection.execute(_CLAIM_SETTINGS)
-        queue_ids, emptied = self._lock(connection)
-        if not queue_ids:
-            return _Claim(0, emptied=True), Tally()
-        events: list[Event] = []
-        refused: list[QuarantinedEvent] = []
-        taken: list[int] = []
-        decoded_bytes = 0
-        for queue_id, payload in connection.execute(_PAYLOADS, (queue_ids,), binary=True):
-            taken.append(queue_id)
-            try:
-                batch = decode_batch(payload)
-            except ValueError as error:
-                # In quarantine an operator can find it; in the queue it would stop everything behind it.
-                log.error("queue row undecodable", queue_id=queue_id, error=str(error))
-                refused.append(undecodable(payload, error))
-                continue
-            events += batch.events
-            refused += batch.quarantined
-            decoded_bytes += batch.ByteSize()
-            if decoded_bytes >= self._options.claim_bytes:
-                break
-        tally = self._writer.write(connection, events, refused)
-        connection.execute(_DELETE, (taken,))
-        items = max(len(events) + len(refused), len(taken))
-        return _Claim(items, emptied and len(taken) == len(queue_ids)), tally
-
-    def _lock(self, connection: Connection) -> tuple[list[int], bool]:
-        """Lock the rows of a claim; tell too whether these were all there were for us."""
-        connection.execute(_CLAIM)
-        queue_ids: list[int] = []
-        items = size = 0
-        step = _FIRST_FETCH_ROWS
-        while True:
-            rows = connection.execute(f"FETCH FORWARD {step} FROM claim").fetchall()
-            for queue_id, item_count, payload_bytes in rows:
-                if queue_ids and (
-                    items + item_count > self._options.claim_items
-                    or size + payload_bytes > self._options.claim_bytes
-                ):
-                    return queue_ids, False
-                queue_ids.append(queue_id)
-                items += item_count
-                size += payload_bytes
-            if len(rows) < step:
-                return queue_ids, True
-            fitting = (self._options.claim_items - items) * len(queue_ids) // max(items, 1)
-            step = min(max(fitting, 1), _LARGEST_FETCH_ROWS)
+        return claimed
 
 
 def run(options: WorkerOptions) -> None:
@@ -253,7 +181,7 @@ def run(options: WorkerOptions) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     worker = Worker(options, clock=lambda: datetime.now(UTC))
     try:
-        log.info("worker starts")
+        log.info("worker_started")
         worker.work(lambda seconds: signal.sigtimedwait(signals, seconds) is not None)
     finally:
         worker.close()

@@ -1,4 +1,4 @@
-"""The queue's front against real Postgres: durable when it returns, honest when it can't be."""
+"""The queue against real Postgres: durable when it says so, honest when it can't be, a claim its holder's."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.errors import StorageUnavailable
 from storage.migrate import migrate
-from storage.queue import PostgresQueue, decode_batch, encode_batch
+from storage.queue import PostgresQueue, claim, decode_batch, encode_batch, is_waiting
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -210,3 +210,35 @@ def test_every_batch_comes_back(raws: list[bytes]) -> None:
 def test_what_is_no_payload_is_a_value_error(payload: bytes) -> None:
     with pytest.raises(ValueError, match="not the payload of a batch"):
         decode_batch(payload)
+
+
+def test_a_claim_is_its_holders_until_it_is_settled(database_url: str) -> None:
+    batches = [make_batch(name="first", quarantined=1), make_batch(name="second")]
+
+    def enqueue(batch: EventBatch) -> None:
+        with psycopg.connect(database_url) as core:
+            values = (len(batch.events) + len(batch.quarantined), encode_batch(batch))
+            core.execute("INSERT INTO queue (item_count, payload) VALUES (%s, %b)", values)
+
+    with psycopg.connect(database_url) as one, psycopg.connect(database_url) as other:
+        enqueue(batches[0])
+        first = claim(one, max_items=100, max_bytes=1 << 20)
+        enqueue(batches[1])
+        second = claim(other, max_items=100, max_bytes=1 << 20)
+        assert first is not None
+        assert second is not None
+        assert [first.events, first.refused] == [list(batches[0].events), list(batches[0].quarantined)]
+        assert [second.events, second.refused] == [list(batches[1].events), []]
+        assert (first.items, first.emptied, second.items, second.emptied) == (2, True, 1, True)
+        first.settle()
+        one.commit()
+        # Given up, it is there again.
+        other.rollback()
+        assert is_waiting(one)
+        assert stored(database_url) == [(1, batches[1])]
+        again = claim(one, max_items=100, max_bytes=1 << 20)
+        assert again is not None
+        again.settle()
+        one.commit()
+        assert not is_waiting(one)
+        assert claim(one, max_items=100, max_bytes=1 << 20) is None

@@ -444,7 +444,7 @@ def test_it_waits_for_a_database_that_comes_later(
     process = start(processes, f"{server}/later_{name}")
     assert process.stdout is not None
     for line in process.stdout:
-        if "claim failed" in line:
+        if "claim_failed" in line:
             break
     connection.execute(f"CREATE DATABASE later_{name} TEMPLATE polylect_template".encode())
     try:
