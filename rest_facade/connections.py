@@ -199,7 +199,8 @@ class FacadeServer(Server):
             while (connection := _accepted(listener)) is not None:
                 await loop.connect_accepted_socket(protocol, connection)
             listener.close()
-        await super().shutdown(sockets)
+        # Without the sockets: the servers have closed them, and gunicorn's complain of a second time.
+        await super().shutdown()
 
 
 class FacadeWorker(UvicornWorker):  # type: ignore[misc]

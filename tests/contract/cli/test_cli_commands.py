@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -322,6 +323,24 @@ def test_the_embedded_database_is_migrated(nobody: Operator) -> None:
     assert re.fullmatch(
         r"postgresql://polylect:\S+@127\.0\.0\.1:\d+/polylect\n", nobody.succeed("database-url")
     )
+
+
+def test_a_facade_stops_without_complaint(nobody: Operator, tmp_path: Path) -> None:
+    port = nobody.grpc_port + 1
+    nobody.environment["POLYLECT_HTTP_PORT"] = str(port)
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    def answers() -> bool:
+        return listens() and nobody.run("send", "pulse", "{}").returncode == 1
+
+    with nobody.part("facade"):
+        wait_until(answers)
+    lines = [json.loads(line) for line in (tmp_path / "facade.log").read_text().splitlines()]
+    assert [line for line in lines if "rror" in line["event"]] == []
+    assert lines[-1]["event"] == "Shutting down: Master"
 
 
 def test_a_database_that_does_not_answer_is_a_sentence(nobody: Operator) -> None:
