@@ -199,8 +199,7 @@ class FacadeServer(Server):
             while (connection := _accepted(listener)) is not None:
                 await loop.connect_accepted_socket(protocol, connection)
             listener.close()
-        # Without the sockets: the servers have closed them, and gunicorn's complain of a second time.
-        await super().shutdown()
+        await super().shutdown(sockets)
 
 
 class FacadeWorker(UvicornWorker):  # type: ignore[misc]
@@ -236,7 +235,8 @@ class FacadeWorker(UvicornWorker):  # type: ignore[misc]
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None
         )
-        await server.serve(sockets=self.sockets)
+        # uvloop would close gunicorn's wrappers a second time, and they complain of it.
+        await server.serve(sockets=[wrapper.sock for wrapper in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
