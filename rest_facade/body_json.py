@@ -6,7 +6,6 @@ keep their digits: ints are unbounded, the others become Decimal. Of a repeated 
 jsonb.
 """
 
-import re
 from decimal import Decimal
 from typing import Any
 
@@ -31,7 +30,6 @@ def _exact(digits: str) -> Decimal:
 
 _decode = msgspec.json.Decoder(float_hook=_exact).decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -56,42 +54,11 @@ def read(raw: bytes | msgspec.Raw, levels_above: int = 0) -> tuple[Any, bool]:
 
 
 def read_members(raw: bytes) -> dict[str, msgspec.Raw]:
-    """Split an object into its members' bytes. Raises ShapeError for anything else.
-
-    A lone surrogate, as clients make by cutting an emoji in two, must spoil no more than the event it is in,
-    but stops the splitting. So it is hidden from it, as bytes that `read` refuses, until `unveiled`.
-    """
+    """Split an object into its members' bytes. Raises ShapeError for anything else."""
     try:
-        members: dict[str, msgspec.Raw] = _guarded(_decode_members, raw)
-    except ShapeError:
-        veiled = _SURROGATE_ESCAPES.sub(_veil, raw)
-        if veiled == raw:
-            raise
-        members = _guarded(_decode_members, veiled)
-    return members
-
-
-def unveiled(raw: msgspec.Raw) -> bytes:
-    """Give the bytes of a member or element as they were sent."""
-    return bytes(raw).replace(_VEIL, b"\\u")
-
-
-_VEIL = b"\xff\xfe"
-_SURROGATE_ESCAPES = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u([dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
-)
-
-
-def _veil(escape: re.Match[bytes]) -> bytes:
-    lone = escape[1]
-    return _VEIL + lone if lone else escape[0]
-
-
-def read_elements(raw: msgspec.Raw) -> list[msgspec.Raw]:
-    """Split an array into its elements' bytes. Raises ShapeError for anything else."""
-    elements: list[msgspec.Raw] = _guarded(_decode_elements, raw)
-    return elements
+        return _decode_members(raw)
+    except _UNREADABLE as error:
+        raise _refusal(error) from error
 
 
 def write(value: Any) -> bytes:
@@ -115,13 +82,6 @@ def as_object(value: Any) -> Json:
     if type(value) is not dict:
         raise ShapeError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, "The body must be a JSON object.")
     return value
-
-
-def _guarded(decode: Any, raw: bytes | msgspec.Raw) -> Any:
-    try:
-        return decode(raw)
-    except _UNREADABLE as error:
-        raise _refusal(error) from error
 
 
 _UNREADABLE = (RecursionError, msgspec.DecodeError, UnicodeDecodeError)

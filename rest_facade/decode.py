@@ -5,7 +5,6 @@ rejections too, because credential, origin and quota are judged before shape, an
 """
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -13,13 +12,14 @@ from typing import Any
 import msgspec
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.ingest_pb2 import ClientItem, ClientRequest
+from uuid_utils import uuid7
 
 from rest_facade import body_json
+from rest_facade.envelope import Envelope, open_envelope
 from rest_facade.shapes import compile_events
 from rest_facade.vocabulary import Batch, Credential, Dialect, Endpoint, Json, Pixel, Place, ShapeError
 
 _USER_AGENT_CHARACTERS = 2048
-_REDACTED = b"[redacted]"
 
 
 class Arrival(msgspec.Struct, frozen=True):
@@ -50,6 +50,7 @@ class Decoder:
         self._fill_single = compile_events(endpoint.single) if endpoint.single else None
         self._fill_batched = compile_events(endpoint.batch.events) if endpoint.batch else None
         self._dialect_name = dialect.name
+        self._makes_message_ids = dialect.makes_message_ids
         # What all requests have in common, serialized once.
         self._common = ClientRequest(
             dialect=dialect.name,
@@ -70,9 +71,10 @@ class Decoder:
         received_at.seconds, micros = divmod(arrival.received_us, 1_000_000)
         received_at.nanos = micros * 1000
         if self._endpoint.batch is not None:
-            members = body_json.read_members(body)
-            if self._endpoint.single is None or self._endpoint.batch.wire in members:
-                return self._decode_batch(self._endpoint.batch, body, members, arrival, request)
+            batch = self._endpoint.batch
+            envelope = open_envelope(body, batch.wire, batch.max_events)
+            if self._endpoint.single is None or envelope.events is not None or batch.wire in envelope.beside:
+                return self._decode_batch(batch, body, envelope, arrival, request)
         self._decode_single(body, arrival, request)
         return False
 
@@ -88,30 +90,32 @@ class Decoder:
         else:
             value, sanitized = body_json.read(body)
             members = body_json.as_object(value)
-        secret = self._find_credential(arrival, members, request)
-        item = request.items.add()
-        item.raw = body.replace(secret, _REDACTED) if secret else body
+        if self._find_credential(arrival, members, request):
+            # Not cut out of the text: there JSON can write a secret in many ways.
+            body = body_json.write(members)
+        item = request.items.add(raw=body)
         self._fill_item(self._fill_single, members, item, arrival, sanitized)
 
     def _decode_batch(
         self,
         batch: Batch,
         body: bytes,
-        envelope: dict[str, msgspec.Raw],
+        envelope: Envelope,
         arrival: Arrival,
         request: ClientRequest,
     ) -> bool:
-        listed = envelope.pop(batch.wire, None)
         shared: Json = {}
         sanitized = False
-        for name, raw in envelope.items():
+        beside_bytes = 0
+        for name, raw in envelope.beside.items():
+            beside_bytes += len(name) + len(bytes(raw))
             clean_name: str = body_json.without_nul(name)
             shared[clean_name], cleaned = body_json.read(raw, levels_above=1)
             sanitized = sanitized or cleaned or clean_name != name
         self._find_credential(arrival, shared, request)
         try:
-            elements = _elements(batch, listed)
-            if shared and len(elements) * (len(body) - len(bytes(listed or b""))) > self._endpoint.max_bytes:
+            events = _events_of(batch, envelope)
+            if len(events) * beside_bytes > self._endpoint.max_bytes:
                 raise ShapeError(
                     reasons.ERROR_REASON_PAYLOAD_TOO_LARGE,
                     f"What stands beside {batch.wire} is too large to apply to every event.",
@@ -119,10 +123,10 @@ class Decoder:
         except ShapeError as error:
             _reject(request.items.add(raw=body), error)
             return False
-        for raw in elements:
-            item = request.items.add(raw=body_json.unveiled(raw))
+        for event in events:
+            item = request.items.add(raw=event)
             try:
-                members, cleaned = _batched_members(batch, raw, shared)
+                members, cleaned = _batched_members(batch, event, shared)
             except ShapeError as error:
                 _reject(item, error)
                 continue
@@ -148,6 +152,8 @@ class Decoder:
             device = event.device
             if not device.user_agent:
                 device.user_agent = user_agent[:_USER_AGENT_CHARACTERS]
+        if self._makes_message_ids and not event.message_id:
+            event.message_id = str(uuid7())
         provenance = event.provenance
         provenance.dialect = self._dialect_name
         provenance.endpoint = self._endpoint.path
@@ -155,8 +161,8 @@ class Decoder:
         if sanitized:
             event.sanitized = True
 
-    def _find_credential(self, arrival: Arrival, members: Json, request: ClientRequest) -> bytes:
-        """Set the credential, take the body's out of `members`, and give what to keep out of quarantine."""
+    def _find_credential(self, arrival: Arrival, members: Json, request: ClientRequest) -> bool:
+        """Set the credential, take the body's out of `members`, and tell whether that one is secret."""
         place = self._body_credential
         in_body = members.pop(place.name, None) if place else None
         for lookup in self._lookups:
@@ -164,7 +170,7 @@ class Decoder:
             if found:
                 request.credential = found if type(found) is str else "?"
                 break
-        return in_body.encode() if in_body and type(in_body) is str and place and place.secret else b""
+        return bool(in_body is not None and place and place.secret)
 
 
 def _lookup(place: Credential) -> Callable[[Arrival], str]:
@@ -186,33 +192,33 @@ def credential_outside_body(place: Credential, arrival: Arrival) -> str:
     if place.place is Place.BASIC and scheme.lower() == "basic":
         try:
             return base64.b64decode(value.strip(), validate=True).decode().partition(":")[0]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:
             # Something was given, and it is no key.
             return "?"
     return ""
 
 
-def _elements(batch: Batch, listed: msgspec.Raw | None) -> list[msgspec.Raw]:
-    if listed is None:
-        raise ShapeError(
-            reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {batch.wire}", batch.wire
-        )
-    if not bytes(listed).startswith(b"["):
+def _events_of(batch: Batch, envelope: Envelope) -> list[bytes]:
+    events = envelope.events
+    if events is None:
+        if batch.wire not in envelope.beside:
+            raise ShapeError(
+                reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {batch.wire}", batch.wire
+            )
         raise ShapeError(reasons.ERROR_REASON_FIELD_INVALID, f"{batch.wire} must be an array", batch.wire)
-    elements = body_json.read_elements(listed)
-    if len(elements) > batch.max_events:
+    if len(events) > batch.max_events:
         raise ShapeError(
             reasons.ERROR_REASON_BATCH_TOO_LARGE, f"At most {batch.max_events} events per batch", batch.wire
         )
-    return elements
+    return events
 
 
-def _batched_members(batch: Batch, raw: msgspec.Raw, shared: Json) -> tuple[Json, bool]:
-    if batch.max_event_bytes and len(bytes(raw)) > batch.max_event_bytes:
+def _batched_members(batch: Batch, event: bytes, shared: Json) -> tuple[Json, bool]:
+    if batch.max_event_bytes and len(event) > batch.max_event_bytes:
         raise ShapeError(
             reasons.ERROR_REASON_EVENT_TOO_LARGE, f"An event may have at most {batch.max_event_bytes} bytes"
         )
-    members, sanitized = body_json.read(raw, levels_above=2)
+    members, sanitized = body_json.read(event, levels_above=2)
     if type(members) is not dict:
         raise ShapeError(reasons.ERROR_REASON_FIELD_INVALID, "An event must be a JSON object")
     return ({**shared, **members} if shared else members), sanitized

@@ -116,6 +116,10 @@ class EndpointMetrics:
 
 
 def reason_word(reason: int) -> str:
-    """Give a reason as label, log field and test id have it; "" for none."""
+    """Give a reason as label, log field and test id have it; "" for none, reason_61 for a newer core's."""
+    if not reason:
+        return ""
+    if reason not in ErrorReason.values():
+        return f"reason_{reason}"
     name = ErrorReason.Name(cast(ErrorReason.ValueType, reason))
-    return name.removeprefix("ERROR_REASON_").lower() if reason else ""
+    return name.removeprefix("ERROR_REASON_").lower()

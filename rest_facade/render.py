@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
+from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.error_reason_pb2 import Rejection
 from polylect.v1.ingest_pb2 import ClientOutcome, RateLimit
 
@@ -97,7 +98,7 @@ class Renderer:
         retry_after_seconds: int = 0,
     ) -> Answer:
         """Render a no to the whole request; `message` is used where the dialect has no words of its own."""
-        refusal = self._dialect.errors[reason]
+        refusal = self._refusal_for(reason)
         body = self._bodies.get(reason, self._error_body)
         headers = self._headers(rate, now_ms)
         if refusal.status == 429:
@@ -107,8 +108,13 @@ class Renderer:
             headers = {**headers, "retry-after": str(max(retry_after_seconds, 1))}
         return Answer(refusal.status, headers, body({Blank.NOW_MS: now_ms, **_blanks(refusal, message)}))
 
+    def _refusal_for(self, reason: Reason) -> Refusal:
+        # A newer core may know reasons that this facade does not.
+        errors = self._dialect.errors
+        return errors.get(reason) or errors[reasons.ERROR_REASON_INTERNAL]
+
     def _error_entry(self, index: int, rejection: Rejection) -> Any:
-        refusal = self._dialect.errors[rejection.reason]
+        refusal = self._refusal_for(rejection.reason)
         return _filled(self._batch_error, {Blank.INDEX: index, **_blanks(refusal, rejection.message)})
 
     def _headers(self, rate: RateLimit | None, now_ms: int) -> Mapping[str, str]:

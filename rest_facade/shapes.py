@@ -64,8 +64,10 @@ def _compile_choice(choice: Choice) -> FillEvent:
         item.kind = kind
         if within:
             inner = members.pop(within, None)
-            if type(inner) is not dict:
+            if inner is None:
                 raise ShapeError(reasons.ERROR_REASON_FIELD_MISSING, choice.within_missing, within)
+            if type(inner) is not dict:
+                raise ShapeError(reasons.ERROR_REASON_FIELD_INVALID, choice.within_invalid, within)
             fill_shape(inner, item, members)
         else:
             fill_shape(members, item)

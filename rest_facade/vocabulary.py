@@ -119,6 +119,7 @@ class Choice:
     # Member that holds the event's fields; '' when they stand beside the choosing one.
     within: str = ""
     within_missing: str = ""
+    within_invalid: str = ""
 
 
 @dataclass(frozen=True)
@@ -338,6 +339,8 @@ class Dialect:
     visitor_cookie: VisitorCookie | None = None
     # Events older than this are refused; 0: none.
     max_age_seconds: int = 0
+    # Whether an event without the client's own id is given one.
+    makes_message_ids: bool = False
     # Whether X-RateLimit-Limit, -Remaining and -Reset (Unix seconds) go with every answer.
     x_rate_limit: bool = False
     # Seconds of a 429's Retry-After at least, where the document fixes them.

@@ -70,9 +70,10 @@ _PAGE_COPIES = tuple(
 
 def _name_library(event: Event, values: Json) -> None:
     library = values.get("context", {}).get("library")
-    if type(library) is dict and type(library.get("name")) is str:
-        version = library.get("version")
-        event.provenance.library = f"{library['name']}/{version}" if version else library["name"]
+    if type(library) is not dict:
+        return
+    parts = [part for part in (library.get("name"), library.get("version")) if type(part) is str and part]
+    event.provenance.library = "/".join(parts)[:256]
 
 
 def _shape(kind: Kind, *own: Field, copies: tuple[tuple[str, str], ...] = ()) -> Shape:
@@ -211,6 +212,7 @@ DATAFLY = Dialect(
     ),
     # 400 days, the longest browsers keep a cookie.
     visitor_cookie=VisitorCookie("_dfid", max_age_seconds=34_560_000, vendor_cookies=True),
+    makes_message_ids=True,
     quota=Quota(name="datafly", limit=1000, window_seconds=1, scope=QUOTA_SCOPE_SOURCE),
     scripts=("datafly.js",),
 )

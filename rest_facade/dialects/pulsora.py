@@ -143,6 +143,7 @@ PULSORA = Dialect(
                 unknown="The selected type is invalid.",
                 within="data",
                 within_missing="The data field is required.",
+                within_invalid="The data field must be an object.",
             ),
             accepted=Reply(202, {"success": True}),
             max_bytes=256 * 1024,

@@ -49,6 +49,7 @@ _PAGE = b'{"type":"page"}'
         ("/collect", b"{}", {"authorization": "Digest k"}, {"api_key": "q"}, "q"),
         ("/v1/p", _PAGE, {"authorization": "Basic ZGtfMTo="}, {"wk": "q"}, "dk_1"),
         ("/v1/p", _PAGE, {"authorization": "Basic ***"}, {}, "?"),
+        ("/v1/p", _PAGE, {"authorization": "Basic \xe9"}, {}, "?"),
         ("/v1/p", b'{"type":"page","writeKey":"b"}', {}, {"wk": "q"}, "q"),
         ("/v1/p", b'{"type":"page","writeKey":"b"}', {}, {}, "b"),
         ("/v1/batch", b'{"writeKey":"b","batch":[]}', {}, {}, "b"),
@@ -71,9 +72,18 @@ def test_every_request_carries_what_its_endpoint_says() -> None:
     assert (sent.credential, sent.request_id, sent.items) == ("k", "req-1", request.items)
 
 
-def test_a_secret_in_the_body_stays_out_of_the_quarantine() -> None:
-    request, _ = _decode("/api/ingest", b'{"type":"event","token":"sec_1","data":{}}')
-    assert request.items[0].raw == b'{"type":"event","token":"[redacted]","data":{}}'
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"type":"event","token":"sec_1","data":{"a":1.10}}',
+        b'{"type":"event","token":"\\u0073ec_1","data":{"a":1.10}}',
+        b'{"token":"sec_2","type":"event","token":"sec_1","data":{"a":1.10}}',
+        b'{"type":"event","token":["sec_1"],"data":{"a":1.10}}',
+    ],
+)
+def test_a_secret_in_the_body_stays_out_of_the_quarantine(body: bytes) -> None:
+    request, _ = _decode("/api/ingest", body)
+    assert request.items[0].raw == b'{"type":"event","data":{"a":1.10}}'
 
 
 def test_a_wrong_shape_travels_with_its_kind() -> None:
