@@ -27,7 +27,9 @@ if _version_not_supported:
 
 class QueryServiceStub:
     """Reads what was stored. Needs the admin credential, or a key with the scope
-    named at each RPC, which then sees its own source only.
+    named at each RPC, which then sees its own source only. The queries of one
+    source's keys, of the quarantine too, run one after the other;
+    RESOURCE_EXHAUSTED (ERROR_REASON_OVERLOADED) beyond 16 at a time.
     """
 
     def __init__(self, channel):
@@ -55,7 +57,9 @@ class QueryServiceStub:
 
 class QueryServiceServicer:
     """Reads what was stored. Needs the admin credential, or a key with the scope
-    named at each RPC, which then sees its own source only.
+    named at each RPC, which then sees its own source only. The queries of one
+    source's keys, of the quarantine too, run one after the other;
+    RESOURCE_EXHAUSTED (ERROR_REASON_OVERLOADED) beyond 16 at a time.
     """
 
     def GetEvent(self, request, context):
@@ -112,7 +116,9 @@ def add_QueryServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class QueryService:
     """Reads what was stored. Needs the admin credential, or a key with the scope
-    named at each RPC, which then sees its own source only.
+    named at each RPC, which then sees its own source only. The queries of one
+    source's keys, of the quarantine too, run one after the other;
+    RESOURCE_EXHAUSTED (ERROR_REASON_OVERLOADED) beyond 16 at a time.
     """
 
     @staticmethod

@@ -28,7 +28,9 @@ GRPC_VERSION: str
 
 class QueryServiceStub:
     """Reads what was stored. Needs the admin credential, or a key with the scope
-    named at each RPC, which then sees its own source only.
+    named at each RPC, which then sees its own source only. The queries of one
+    source's keys, of the quarantine too, run one after the other;
+    RESOURCE_EXHAUSTED (ERROR_REASON_OVERLOADED) beyond 16 at a time.
     """
 
     @_typing.overload
@@ -53,7 +55,9 @@ class QueryServiceStub:
 @_typing.type_check_only
 class QueryServiceAsyncStub(QueryServiceStub):
     """Reads what was stored. Needs the admin credential, or a key with the scope
-    named at each RPC, which then sees its own source only.
+    named at each RPC, which then sees its own source only. The queries of one
+    source's keys, of the quarantine too, run one after the other;
+    RESOURCE_EXHAUSTED (ERROR_REASON_OVERLOADED) beyond 16 at a time.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -74,7 +78,9 @@ class QueryServiceAsyncStub(QueryServiceStub):
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads what was stored. Needs the admin credential, or a key with the scope
-    named at each RPC, which then sees its own source only.
+    named at each RPC, which then sees its own source only. The queries of one
+    source's keys, of the quarantine too, run one after the other;
+    RESOURCE_EXHAUSTED (ERROR_REASON_OVERLOADED) beyond 16 at a time.
     """
 
     @_abc_1.abstractmethod
