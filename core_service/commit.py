@@ -155,6 +155,10 @@ class GroupCommit:
         except Exception:
             error = CommitFailed
             log.exception("commit_failed", items=sum(len(parcel) for parcel, _ in row))
+        except BaseException:
+            # Cancelled: nobody knows, so nobody is told that it is durable.
+            error = StorageUnavailable
+            raise
         finally:
             for parcel, future in row:
                 self._held_bytes -= parcel.size_bytes

@@ -53,6 +53,8 @@ SERVICES = tuple(
 _MESSAGE_BYTES = 64 * 1024 * 1024
 # Past it gRPC answers RESOURCE_EXHAUSTED by itself.
 _CONCURRENT_CALLS = 2_000
+# Within which an accepted call has entered its handler.
+_ENTERING_SECONDS = 0.1
 _HEALTH_PERIOD_SECONDS = 1.0
 # Keys must be heard of, and health told, however long somebody's statistics take.
 _CONTROL_TIMEOUT_SECONDS = 3.0
@@ -69,8 +71,8 @@ class CoreOptions:
     database_url: str
     # host:port; port 0 takes a free one.
     address: str = "127.0.0.1:50051"
-    # production: a source without origins lets no browser in; otherwise it lets local ones in. demo: the
-    # documents' example sources exist.
+    # production: a source lets in the origins it lists; otherwise local ones too. demo: the documents' example
+    # sources exist.
     mode: Literal["production", "development", "demo"] = "production"
     # Credentials of the two roles; empty: nobody has the role.
     admin_token: str = ""
@@ -268,6 +270,9 @@ async def _stop(server: grpc.aio.Server, interceptor: ErrorInterceptor, drain_se
     stopping = asyncio.create_task(server.stop(drain_seconds))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(drain_seconds):
+            await interceptor.wait_idle()
+            # Calls that were accepted and have not entered a handler yet: no one would answer them.
+            await asyncio.sleep(_ENTERING_SECONDS)
             await interceptor.wait_idle()
     await server.stop(0)
     await stopping

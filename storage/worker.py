@@ -171,6 +171,12 @@ class Worker:
         return claimed
 
 
+def _is_told_to_stop(signals: set[signal.Signals], seconds: float) -> bool:
+    told = signal.sigtimedwait(signals, seconds)
+    # Woken late, as after SIGSTOP, CPython may give a siginfo that nobody filled in.
+    return told is not None and told.si_signo in signals
+
+
 def run(options: WorkerOptions) -> None:
     """Work until SIGTERM or SIGINT, finish the claim at hand, and return.
 
@@ -182,7 +188,7 @@ def run(options: WorkerOptions) -> None:
     worker = Worker(options, clock=lambda: datetime.now(UTC))
     try:
         log.info("worker_started")
-        worker.work(lambda seconds: signal.sigtimedwait(signals, seconds) is not None)
+        worker.work(lambda seconds: _is_told_to_stop(signals, seconds))
     finally:
         worker.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
