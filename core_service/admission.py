@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
+import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1 import event_pb2, ingest_pb2
@@ -27,6 +28,8 @@ from core_service.meaning import shape_objection, time_objection
 
 _REVENUE = event_pb2.EVENT_KIND_REVENUE
 _PULSE = ingest_pb2.KEY_KIND_PULSE
+_SECRET = ingest_pb2.KEY_KIND_PULSORA_SECRET
+_WARNING_SECONDS = 3_600
 
 MISSING_CREDENTIAL = Objection(reasons.ERROR_REASON_CREDENTIAL_MISSING, "No credential was given")
 INVALID_CREDENTIAL = Objection(reasons.ERROR_REASON_CREDENTIAL_INVALID, "The credential is not valid here")
@@ -36,6 +39,8 @@ _NO_REVENUE = Objection(reasons.ERROR_REASON_REVENUE_NOT_PERMITTED, "Revenue eve
 _NO_EVENT = Objection(reasons.ERROR_REASON_KIND_UNKNOWN, "The item holds no event")
 _UNKNOWN_SITE = Objection(reasons.ERROR_REASON_SITE_UNKNOWN, "Invalid site_id", "site_id")
 _NO_SITE = Objection(reasons.ERROR_REASON_FIELD_MISSING, "Missing required field: site_id", "site_id")
+
+log = structlog.get_logger()
 
 _read_shallow = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -82,6 +87,8 @@ class Admission:
         self._keys = keys
         self._quotas = quotas
         self._fingerprints = fingerprints
+        # By key_id; of keys that exist only, so bounded by them.
+        self._warn_again_at: dict[str, float] = {}
 
     def enter(self, request: ClientRequest, outcome: ClientOutcome, now: float) -> KeyEntry | None:
         """Let a client's request in, or write its refusal to `outcome`; quota and CORS go there too."""
@@ -93,6 +100,8 @@ class Admission:
                 outcome.origin_allowed = self._keys.any_source_allows(origin)
             write_rejection(outcome.refusal, INVALID_CREDENTIAL if credential else MISSING_CREDENTIAL)
             return None
+        if request.from_browser and key.kind == _SECRET:
+            self._warn_of_secret_in_browser(key, now)
         source = key.source
         if source.cookie_domain:
             outcome.cookie_domain = source.cookie_domain
@@ -108,6 +117,12 @@ class Admission:
             write_rejection(outcome.refusal, objection)
             return None
         return key
+
+    def _warn_of_secret_in_browser(self, key: KeyEntry, now: float) -> None:
+        # Once an hour, not with every page view.
+        if now >= self._warn_again_at.get(key.key_id, 0.0):
+            self._warn_again_at[key.key_id] = now + _WARNING_SECONDS
+            log.warning("secret_key_in_browser", key_id=key.key_id, source=key.source.name)
 
     def enter_direct(self, key: KeyEntry, now: float) -> None:
         """Let a gRPC caller in. Raises CoreError: quota, scope."""

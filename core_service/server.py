@@ -71,8 +71,8 @@ class CoreOptions:
     database_url: str
     # host:port; port 0 takes a free one.
     address: str = "127.0.0.1:50051"
-    # production: a source lets in the origins it lists; otherwise local ones too. demo: the documents' example
-    # sources exist.
+    # production: a source lets in the origins it lists; otherwise local ones too. demo: the documents'
+    # example sources exist.
     mode: Literal["production", "development", "demo"] = "production"
     # Credentials of the two roles; empty: nobody has the role.
     admin_token: str = ""

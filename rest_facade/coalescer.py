@@ -120,6 +120,8 @@ class Coalescer:
         except grpc.aio.AioRpcError as error:
             self._note_state(error)
             _refuse_all(batch, _as_unavailable(error))
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._refuse_waiting(_as_unavailable(error))
         except BaseException as error:
             _refuse_all(batch, CoreRefusal(reasons.ERROR_REASON_STORAGE_UNAVAILABLE, "Not stored", 1))
             if not isinstance(error, asyncio.CancelledError):
@@ -127,6 +129,14 @@ class Coalescer:
         finally:
             self._unanswered -= len(batch)
             self._unanswered_bytes -= sum(len(serialized) for serialized, _ in batch)
+
+    def _refuse_waiting(self, refusal: CoreRefusal) -> None:
+        """Refuse those who would wait for a silent core next, each call as long as the one before."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        self._unanswered -= len(waiting)
+        self._unanswered_bytes -= sum(len(serialized) for serialized, _ in waiting)
+        _refuse_all(waiting, refusal)
 
     def _note_state(self, error: grpc.aio.AioRpcError | None) -> None:
         """Log when the core stops answering and when it does again, not each call."""

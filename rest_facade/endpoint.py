@@ -108,8 +108,10 @@ class TakesEvents:
             )
             as_batch = self._decoder.decode(body, arrival, request)
             is_own = True
-            if face.cors.asks_source and caller.origin and not (is_own := face.is_own(caller)):
-                request.origin = caller.origin
+            if caller.origin:
+                request.from_browser = True
+                if face.cors.asks_source and not (is_own := face.is_own(caller)):
+                    request.origin = caller.origin
             if jar and visitor:
                 jar.offer(visitor, request, received_us // 1000)
             outcome = await self._coalescer.submit(self._decoder.serialize(request))

@@ -146,3 +146,23 @@ async def test_drains() -> None:
     async with asyncio.timeout(5):
         await coalescing.drain()
     assert [answer.result().cookie_domain for answer in answers] == ids(range(10))
+
+
+async def test_a_silent_core_is_waited_for_once() -> None:
+    core = Core()
+    coalescing = coalescer(core)
+    first = coalescing.submit(request(0))
+    async with asyncio.timeout(5):
+        while not core.calls:  # noqa: ASYNC110 - until its task has run
+            await asyncio.sleep(0)
+    waiting = [coalescing.submit(request(number)) for number in range(1, 4)]
+    late = grpc.StatusCode.DEADLINE_EXCEEDED
+    core.error = grpc.aio.AioRpcError(late, grpc.aio.Metadata(), grpc.aio.Metadata(), "silent")
+    core.open.set()
+    for answer in (first, *waiting):
+        with pytest.raises(CoreRefusal) as refused:
+            await answer
+        assert refused.value.retry_after_seconds >= 1
+    assert core.calls == [["r0"]]
+    core.error = None
+    assert (await coalescing.submit(request(9))).cookie_domain == "r9"

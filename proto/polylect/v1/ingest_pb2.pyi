@@ -302,6 +302,7 @@ class ClientRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DIALECT_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
+    FROM_BROWSER_FIELD_NUMBER: _builtins.int
     credential: _builtins.str
     """The key as the client gave it. Empty when it gave none."""
     origin: _builtins.str
@@ -316,6 +317,10 @@ class ClientRequest(_message.Message):
     """Name of the dialect, for logs and quarantine."""
     endpoint: _builtins.str
     """Path of the endpoint, for logs and quarantine."""
+    from_browser: _builtins.bool
+    """Whether a browser sent it (it had an Origin): a secret key in one is logged as
+    a warning.
+    """
     @_builtins.property
     def accepted_kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___KeyKind.ValueType]:
         """Kinds of key the endpoint takes. A key of another kind is invalid here."""
@@ -354,10 +359,11 @@ class ClientRequest(_message.Message):
         request_id: _builtins.str = ...,
         dialect: _builtins.str = ...,
         endpoint: _builtins.str = ...,
+        from_browser: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota", "received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_kinds", b"accepted_kinds", "client_ip", b"client_ip", "credential", b"credential", "dialect", b"dialect", "endpoint", b"endpoint", "items", b"items", "max_age_seconds", b"max_age_seconds", "origin", b"origin", "quota", b"quota", "received_at", b"received_at", "request_id", b"request_id", "vendor_ids", b"vendor_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_kinds", b"accepted_kinds", "client_ip", b"client_ip", "credential", b"credential", "dialect", b"dialect", "endpoint", b"endpoint", "from_browser", b"from_browser", "items", b"items", "max_age_seconds", b"max_age_seconds", "origin", b"origin", "quota", b"quota", "received_at", b"received_at", "request_id", b"request_id", "vendor_ids", b"vendor_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+import structlog
 from core_calls import (
     ADMIN,
     FACADE,
@@ -503,3 +504,18 @@ async def test_when_nothing_can_be_made_durable_the_call_fails(core: Caller, dat
         connection.execute("ALTER TABLE away RENAME TO queue")
     assert verdicts((await core.send(a_request(key.secret)))[0]) == [""]
     assert len(queue_rows(database_url)) == 1
+
+
+async def test_a_secret_key_in_a_browser_is_warned_of_once_an_hour(core: Caller, clock: Clock) -> None:
+    await core.make_source()
+    secret, public = [await core.make_key(kind=kind) for kind in (SECRET, PUBLIC)]
+    kinds = {"accepted_kinds": [SECRET, PUBLIC]}
+    with structlog.testing.capture_logs() as lines:
+        for key in (secret.secret, public.secret, secret.secret):
+            assert verdicts((await core.send(a_request(key, from_browser=True, **kinds)))[0]) == [""]
+        await core.send(a_request(secret.secret, **kinds))
+        clock.advance(seconds=3_600)
+        await core.send(a_request(secret.secret, from_browser=True, **kinds))
+    warnings = [line for line in lines if line["event"] == "secret_key_in_browser"]
+    assert [line["key_id"] for line in warnings] == [secret.key.key_id] * 2
+    assert secret.secret not in str(lines)
