@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from time import monotonic
+from time import monotonic, sleep
 
 import psycopg
 import structlog
@@ -25,6 +25,8 @@ from storage.writer import Clock, Connection, Tally, Writer
 
 _MAINTENANCE_RETRY_SECONDS = 60
 _CONNECT_TIMEOUT_SECONDS = 5
+# How late a signal to stop may be heard.
+_LISTEN_SECONDS = 0.05
 # Windows and days are UTC. A worker whose machine is gone gives its rows back within a minute.
 _SESSION_SETTINGS = """
 SELECT set_config('TimeZone', 'UTC', false),
@@ -172,9 +174,17 @@ class Worker:
 
 
 def _is_told_to_stop(signals: set[signal.Signals], seconds: float) -> bool:
-    told = signal.sigtimedwait(signals, seconds)
-    # Woken late, as after SIGSTOP, CPython may give a siginfo that nobody filled in.
-    return told is not None and told.si_signo in signals
+    # Not by sigtimedwait: woken late, as after SIGSTOP, CPython's tells of a signal that nobody sent
+    # (it leaves its loop with a siginfo that was never filled in).
+    until = monotonic() + seconds
+    while not (told := signal.sigpending() & signals):
+        left_seconds = until - monotonic()
+        if left_seconds <= 0:
+            return False
+        sleep(min(left_seconds, _LISTEN_SECONDS))
+    for number in told:
+        signal.sigwait({number})
+    return True
 
 
 def run(options: WorkerOptions) -> None:
