@@ -38,7 +38,7 @@ def processes_of(supervisor_pid: int) -> list[tuple[str, psutil.Process]]:
 def _part(process: psutil.Process) -> str | None:
     command = " ".join(process.cmdline())
     for part in _PARTS:
-        if f"run_{part}" in command:
+        if f"run_part {part}" in command:
             return part
     if "postgres" in command:
         return "postgres"
