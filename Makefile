@@ -24,6 +24,7 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/.made
+	@echo 'Installing into $(VENV)/ (about half a minute)'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
@@ -32,7 +33,7 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
-install: $(VENV)/.dev ## Make .venv with everything, development tools included
+install: $(VENV)/.run ## Make .venv with what running needs; other targets add what they need
 
 lock: ## Renew requirements/*.txt from pyproject.toml (needs uv)
 	$(LOCK) pyproject.toml requirements/build.in -o requirements/run.txt

@@ -4,8 +4,10 @@ The one place that knows both settings and options. Of options it knows the name
 those would import the parts.
 """
 
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -104,7 +106,18 @@ def make_plan(settings: Settings) -> Plan:
         facade=_facade_options(settings),
         worker=_worker_options(settings),
         prepare=_prepare_options(settings),
+        elsewhere=_elsewhere(settings),
     )
+
+
+def _elsewhere(settings: Settings) -> str:
+    """Give what the command line must be told in another terminal to find this system."""
+    differing = {
+        "POLYLECT_DATA_DIR": (settings.data_dir, Path(".polylect")),
+        "POLYLECT_GRPC_PORT": (settings.grpc_port, 50051),
+    }
+    given = ((name, value) for name, (value, default) in differing.items() if value != default)
+    return "".join(f"{name}={shlex.quote(str(value))} " for name, value in given)
 
 
 def _run(part: str, settings: Settings, options: dict[str, Any]) -> None:

@@ -29,14 +29,15 @@ Send an event:
 
 _KEYS = """
 Make a source and a key:
-  {command} source create shop
-  {command} key create shop --kind pulsora-public
+  {elsewhere}{command} source create shop
+  {elsewhere}{command} key create shop --kind pulsora-public
 """
 
 _LOOK = """
 See it:
-  {command} events
-  psql "$({command} database-url)" -c 'select kind, name, received_at from events order by received_at desc'
+  {elsewhere}{command} events
+  psql "$({elsewhere}{command} database-url)" \
+    -c 'select kind, name, received_at from events order by received_at desc'
 
 Ctrl-C stops everything; nothing accepted is lost.
 """
@@ -51,7 +52,7 @@ def _ready_text(plan: Plan, seconds: float, command: str) -> str:
         f"  HTTP  {http}\n  gRPC  {plan.grpc_target}\n  Database  {database}\n"
     )
     body = _DEMO if plan.mode == "demo" else _KEYS
-    return head + (body + _LOOK).format(http=http, command=command)
+    return head + (body + _LOOK).format(http=http, command=command, elsewhere=plan.elsewhere)
 
 
 async def _run(plan: Plan, command: str) -> int:

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     mode: Literal["production", "development", "demo"] = _setting(
         "production",
         "POLYLECT_MODE",
-        "production; development: sources without origins allow localhost; demo: development with the "
+        "production; development: localhost origins are allowed; demo: development with the "
         "documents' example keys (make run)",
     )
     host: str = _setting("127.0.0.1", "POLYLECT_HOST", "Address HTTP and gRPC listen on")
@@ -257,8 +257,14 @@ def token(settings: Settings, role: Literal["admin", "facade"], *, make: bool = 
         return given.get_secret_value()
     path = settings.data_dir / f"{role}_token"
     if make:
-        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _make_token(path)
+        try:
+            settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_token(path)
+        except OSError as error:
+            raise SettingsError(
+                f"POLYLECT_DATA_DIR: {settings.data_dir} can't be written ({error.strerror}): "
+                "name a directory that this user may make or owns"
+            ) from error
     try:
         return path.read_text().strip()
     except FileNotFoundError:

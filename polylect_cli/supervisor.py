@@ -6,6 +6,7 @@ neither gRPC nor SQLAlchemy, which would double its memory.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -29,6 +30,12 @@ _POSTGRES_PATIENCE_SECONDS = 30.0
 _POLL_SECONDS = 0.1
 
 Result = TypeVar("Result")
+
+_LISTEN_REMEDIES = {
+    errno.EADDRINUSE: "stop what uses it, or set {port}",
+    errno.EACCES: "set {port} to one above 1023",
+    errno.EADDRNOTAVAIL: "set POLYLECT_HOST to an address of this machine",
+}
 
 
 class CannotStartError(Exception):
@@ -56,6 +63,8 @@ class Plan(msgspec.Struct, frozen=True):
     facade: dict[str, Any]
     worker: dict[str, Any]
     prepare: dict[str, Any]
+    # Settings that another terminal needs too, as `NAME=value ` each.
+    elsewhere: str = ""
 
 
 class _StopAskedError(Exception):
@@ -257,9 +266,10 @@ def _check_free(host: str, port: int, setting: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            remedy = _LISTEN_REMEDIES.get(error.errno or 0, "set {port} or POLYLECT_HOST")
             raise CannotStartError(
                 f"can't listen on {host} port {port} ({os.strerror(error.errno or 0)}): "
-                f"stop what uses it, or set {setting}"
+                + remedy.format(port=setting)
             ) from error
 
 

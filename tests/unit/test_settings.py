@@ -164,3 +164,19 @@ def test_no_part_reads_the_environment() -> None:
                     readers.add(module.relative_to(root).as_posix())
     # Hands its own on to the server, without PG*.
     assert readers <= {"storage/embedded.py", "rest_facade/server.py"}
+
+
+@pytest.mark.parametrize("directory", ["/proc/polylect", "/dev/null"])
+def test_a_data_directory_that_can_not_be_is_named(monkeypatch: pytest.MonkeyPatch, directory: str) -> None:
+    monkeypatch.setenv("POLYLECT_DATA_DIR", directory)
+    with pytest.raises(SettingsError, match=f"POLYLECT_DATA_DIR: {directory} can't be written"):
+        make_plan(load_settings())
+
+
+def test_what_another_terminal_needs_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert make_plan(load_settings()).elsewhere == f"POLYLECT_DATA_DIR={tmp_path / 'data'} "
+    monkeypatch.setenv("POLYLECT_DATA_DIR", ".polylect")
+    monkeypatch.setenv("POLYLECT_GRPC_PORT", "50052")
+    monkeypatch.setenv("POLYLECT_ADMIN_TOKEN", "given")
+    monkeypatch.setenv("POLYLECT_FACADE_TOKEN", "given")
+    assert make_plan(load_settings()).elsewhere == "POLYLECT_GRPC_PORT=50052 "
