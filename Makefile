@@ -95,8 +95,8 @@ send: $(VENV)/.run ## Send a body: make send DIALECT=pulsora KEY=pub_123 BODY='{
 	@$(BIN)/polylect send $(if $(CASE),'$(CASE)','$(DIALECT)' "$$BODY" --key '$(KEY)')
 
 grpcurl: export DATA := $(DATA)
-grpcurl: $(VENV)/.dev ## Call the running core: make grpcurl CALL=polylect.v1.QueryService/ListEvents DATA='{}'
-	@.ci/grpcurl '$(CALL)' "$$DATA"
+grpcurl: $(VENV)/.dev ## Call the running core: make grpcurl CALL=polylect.v1.QueryService/ListEvents DATA='{}' KEY=...
+	@.ci/grpcurl '$(CALL)' "$$DATA" '$(KEY)'
 
 bench: $(VENV)/.dev ## Measure throughput and latency; options in BENCH='--quick'
 	$(BIN)/python -m benchmarks $(BENCH)
