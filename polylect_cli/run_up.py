@@ -37,7 +37,7 @@ _LOOK = """
 See it:
   {elsewhere}{command} events
   psql "$({elsewhere}{command} database-url)" \
-    -c 'select kind, name, received_at from events order by received_at desc'
+-c 'select kind, name, received_at from events order by received_at desc'
 
 Ctrl-C stops everything; nothing accepted is lost.
 """
