@@ -6,6 +6,7 @@ keep their digits: ints are unbounded, the others become Decimal. Of a repeated 
 jsonb.
 """
 
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -15,16 +16,25 @@ from polylect.v1 import error_reason_pb2 as reasons
 from rest_facade.vocabulary import Json, ShapeError
 
 MAX_DEPTH = 32
-# A numeric holds 131,072 digits before the point and 16,383 after; no client means a number of a thousand.
-_MAX_EXPONENT = 1000
+_MAX_DIGITS = 1000
+# Doubles end at 1.8e308 and 5e-324. Postgres writes a number out in full: six bytes here are 400 there.
+_MAX_EXPONENT = 400
+_MAX_WRITTEN_OUT = 500
+_WRITTEN_OUT = re.compile(rb"[\[:,\s]-?\d++(?:\.\d++)?[eE][+-]?\d{2,}")
+# In fewer bytes there is no room for many.
+_FEW_BYTES = 4096
 _BRACKET = ord("[")
 _BACKSLASH = ord("\\")
 
 
 def _exact(digits: str) -> Decimal:
-    number = Decimal(digits)
-    if abs(number.adjusted()) > _MAX_EXPONENT or len(digits) > _MAX_EXPONENT:
-        raise ShapeError(reasons.ERROR_REASON_NUMBER_OUT_OF_RANGE, "A number is out of range.")
+    try:
+        number = Decimal(digits)
+    except ArithmeticError as error:
+        # An exponent that no Decimal has.
+        raise _out_of_range() from error
+    if abs(number.adjusted()) > _MAX_EXPONENT or len(digits) > _MAX_DIGITS:
+        raise _out_of_range()
     return number
 
 
@@ -47,6 +57,8 @@ def read(raw: bytes | msgspec.Raw, levels_above: int = 0) -> tuple[Any, bool]:
     openings = text.count(b"{") + (text.count(b"[") if _BRACKET in text else 0)
     if openings > MAX_DEPTH - levels_above:
         _check_depth(value, MAX_DEPTH - levels_above)
+    if len(text) > _FEW_BYTES and len(_WRITTEN_OUT.findall(text)) > _MAX_WRITTEN_OUT:
+        raise _out_of_range()
     if _BACKSLASH not in text or b"\\u0000" not in text:
         return value, False
     clean = without_nul(value)
@@ -93,7 +105,7 @@ def _refusal(error: Exception) -> ShapeError:
     if not isinstance(error, msgspec.ValidationError):
         return ShapeError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, "The body is not valid JSON.")
     if "out of range" in str(error):
-        return ShapeError(reasons.ERROR_REASON_NUMBER_OUT_OF_RANGE, "A number is out of range.")
+        return _out_of_range()
     return ShapeError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, "The body must be a JSON object.")
 
 
@@ -111,6 +123,10 @@ def _check_depth(value: Any, levels: int) -> None:
         ]
     if layer:
         raise _too_deep()
+
+
+def _out_of_range() -> ShapeError:
+    return ShapeError(reasons.ERROR_REASON_NUMBER_OUT_OF_RANGE, "A number is out of range.")
 
 
 def _too_deep() -> ShapeError:

@@ -86,6 +86,14 @@ def test_of_too_many_events_one_more_than_allowed_is_given() -> None:
     assert peak < 8 * len(body)
 
 
+@pytest.mark.parametrize("end", [b"", b'"', b"\\", b'"}'])
+def test_a_string_that_never_ends_is_looked_at_once(end: bytes) -> None:
+    # From each of its quotes again, it would take minutes: the test's time-out tells.
+    with pytest.raises(ShapeError) as refused:
+        open_envelope(b'{"batch":["' + b'\\"' * 1_000_000 + end, "batch", 500)
+    assert refused.value.reason == reasons.ERROR_REASON_PAYLOAD_UNREADABLE
+
+
 def test_a_body_of_brackets_costs_little() -> None:
     with pytest.raises(ShapeError) as refused:
         open_envelope(b'{"batch":' + b"[" * 5_000_000, "batch", 500)
