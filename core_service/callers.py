@@ -3,10 +3,10 @@
 A caller is the admin, the facade, or the holder of a client key. The first two have tokens the operator set.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from hmac import compare_digest
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import grpc
 from polylect.v1 import error_reason_pb2 as reasons
@@ -16,6 +16,7 @@ from core_service.errors import CoreError
 from core_service.keys import KeyEntry, KeyRing
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Caller(NamedTuple):
@@ -44,6 +45,14 @@ class Callers:
         if key is None:
             raise CoreError(*INVALID_CREDENTIAL[:2])
         return key
+
+    def is_facade(self, metadata: Metadata) -> bool:
+        """Tell whether a call with that metadata is the facade's."""
+        return _same(_bearer(metadata), self._facade_token)
+
+    def require_anyone(self, context: Context) -> None:
+        """Raise CoreError unless the call has a valid credential, whoever's."""
+        self._resolve(context)
 
     def require_admin(self, context: Context) -> None:
         """Raise CoreError unless the admin calls."""
@@ -95,14 +104,21 @@ def require_scope(key: KeyEntry | None, scope: str) -> None:
 
 def bearer_token(context: Context) -> str:
     """Give what follows Bearer in the call's `authorization`; "" when there is none."""
-    value = metadata_value(context, "authorization")
-    scheme, _, token = value.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    return _bearer(cast("Metadata", context.invocation_metadata() or ()))
 
 
 def metadata_value(context: Context, name: str) -> str:
     """Give the first value of that name; "" when there is none."""
-    for key, value in context.invocation_metadata() or ():
+    return _first(cast("Metadata", context.invocation_metadata() or ()), name)
+
+
+def _bearer(metadata: Metadata) -> str:
+    scheme, _, token = _first(metadata, "authorization").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _first(metadata: Metadata, name: str) -> str:
+    for key, value in metadata:
         if key == name:
             return value if isinstance(value, str) else value.decode("latin-1")
     return ""

@@ -22,12 +22,18 @@ from polylect.v1.event_pb2 import Campaign, Device, Event, Geo, Page, Provenance
 
 from core_service.errors import Objection
 
-EVENT_BYTES = 4 * 1024 * 1024
+# A client with gRPC's default limit, 4 MiB, can read any event back.
+EVENT_BYTES = 2 * 1024 * 1024
 _JSON_BYTES = 1024 * 1024
 _JSON_DEPTH = 32
 # Postgres' numeric goes to 131,072 digits before the point; nobody means so many.
 _NUMBER_DIGITS = 1_000
 _NUMBER_BITS = 3_322
+# Beyond what a double has.
+_NUMBER_EXPONENT = 400
+# jsonb writes exponents out: what that may add to a text, beside so many times its length.
+_WRITTEN_OUT_DIGITS = 8_192
+_WRITTEN_OUT_TIMES = 8
 # Beyond it a double is no exact integer, and its digits would be invented.
 _EXACT_INTEGER = 2**53
 _NANOS = 1_000_000_000
@@ -42,6 +48,10 @@ _CORE_OWNED: tuple[Literal["event_id", "source_id", "received_at", "sanitized"],
 # Messages with text of their own.
 _NESTED = (Page, Campaign, Device, Geo, Revenue, Provenance)
 _FREE_FORM: tuple[Literal["properties", "traits", "context"], ...] = ("properties", "traits", "context")
+
+_EVENT_TOO_LARGE = Objection(
+    reasons.ERROR_REASON_EVENT_TOO_LARGE, f"The event is larger than {EVENT_BYTES} bytes"
+)
 
 _decoder = msgspec.json.Decoder(float_hook=Decimal)
 _encoder = msgspec.json.Encoder(decimal_format="number")
@@ -59,8 +69,7 @@ def normalize(event: Event) -> Objection | None:
     What is wrong with any dialect's event (`meaning`) is not looked for here.
     """
     if event.ByteSize() > EVENT_BYTES:
-        message = f"The event is larger than {EVENT_BYTES} bytes"
-        return Objection(reasons.ERROR_REASON_EVENT_TOO_LARGE, message)
+        return _EVENT_TOO_LARGE
     for owned in _CORE_OWNED:
         event.ClearField(owned)
     if _strip_nul(event):
@@ -76,7 +85,8 @@ def normalize(event: Event) -> Objection | None:
             _normalize_revenue(event.revenue)
     except _Unfit as unfit:
         return unfit.objection
-    return None
+    # A Struct may have become a longer text.
+    return _EVENT_TOO_LARGE if event.ByteSize() > EVENT_BYTES else None
 
 
 def _strip_nul(message: Message) -> bool:
@@ -102,6 +112,7 @@ def _normalize_object(event: Event, name: Literal["properties", "traits", "conte
         text = _encoder.encode(tree).decode()
         if len(text.encode()) > _JSON_BYTES:
             raise _Unfit(_too_large(name))
+        _check_numbers(_decoder.decode(text), text, name)
         setattr(event, f"{name}_json", text)
     else:
         text = getattr(event, given)
@@ -131,21 +142,36 @@ def _read_object(text: str, field: str) -> dict[str, Any]:
         raise _Unfit(_unreadable(field)) from None
     if not isinstance(tree, dict):
         raise _Unfit(_unreadable(field))
-    _check(tree, field, 1)
+    _check_numbers(tree, text, field)
     return tree
 
 
-def _check(node: object, field: str, depth: int) -> None:
+def _check_numbers(tree: object, text: str, field: str) -> None:
+    if _check(tree, field, 1) > _WRITTEN_OUT_DIGITS + _WRITTEN_OUT_TIMES * len(text):
+        raise _Unfit(_out_of_range(field))
+
+
+def _check(node: object, field: str, depth: int) -> int:
+    """Give the digits that writing exponents out adds."""
     if isinstance(node, dict | list):
         if depth > _JSON_DEPTH:
             raise _Unfit(_too_deep(field))
-        for child in node.values() if isinstance(node, dict) else node:
-            _check(child, field, depth + 1)
-    elif isinstance(node, Decimal):
-        if abs(node.adjusted()) > _NUMBER_DIGITS or len(node.as_tuple().digits) > _NUMBER_DIGITS:
-            raise _Unfit(_out_of_range(field))
-    elif isinstance(node, int) and node.bit_length() > _NUMBER_BITS:
+        children = node.values() if isinstance(node, dict) else node
+        return sum(_check(child, field, depth + 1) for child in children)
+    if isinstance(node, Decimal):
+        return _written_out(node, field)
+    if isinstance(node, int) and node.bit_length() > _NUMBER_BITS:
         raise _Unfit(_out_of_range(field))
+    return 0
+
+
+def _written_out(number: Decimal, field: str) -> int:
+    _, digits, exponent = number.as_tuple()
+    # JSON has no NaN, so the exponent is a number.
+    exponent = int(exponent)
+    if abs(number.adjusted()) > _NUMBER_EXPONENT or max(len(digits), -exponent) > _NUMBER_DIGITS:
+        raise _Unfit(_out_of_range(field))
+    return exponent if exponent >= 0 else max(0, 1 - exponent - len(digits))
 
 
 def _from_struct(struct: struct_pb2.Struct, field: str, depth: int) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from core_service.errors import CoreError, Objection, StorageUnavailable
 from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyEntry
 
-_MAX_EVENTS = 1_000
+MAX_EVENTS = 1_000
 _STREAM_READ_AHEAD = 64
 _SERVICE = "/polylect.v1.IngestService"
 _REQUEST_ID_CHARACTERS = 128
@@ -176,8 +176,8 @@ class IngestServicer(IngestServiceServicer):
     async def _take_direct(
         self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str
     ) -> list[EventResult]:
-        if len(events) > _MAX_EVENTS:
-            message = f"More than {_MAX_EVENTS} events in one request"
+        if len(events) > MAX_EVENTS:
+            message = f"More than {MAX_EVENTS} events in one request"
             raise CoreError(reasons.ERROR_REASON_BATCH_TOO_LARGE, message, field="events")
         now = self._clock()
         self._admission.enter_direct(key, now.timestamp())

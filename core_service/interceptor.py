@@ -1,6 +1,7 @@
-"""The one place where errors become gRPC statuses; hides google.rpc.Status and its details.
+"""The way in for every call; hides what is refused before its message is read, and google.rpc.Status.
 
-It also knows which calls are under way, so that a drain can wait for the last answer.
+A caller that shows no valid credential costs no more than its metadata, and no caller's calls leave the
+facade without room. Knows which calls are under way, so that a drain can wait for the last answer.
 """
 
 import asyncio
@@ -15,11 +16,25 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from polylect.v1 import error_reason_pb2 as reasons
 
-from core_service.callers import Context
-from core_service.errors import CoreError, StorageUnavailable, reason_word
+from core_service.callers import Callers, Context, Metadata
+from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, StorageUnavailable, reason_word
+from core_service.ingest import MAX_EVENTS
+from core_service.raw_message import MESSAGE_BYTES, RawLimits, parse
 
 _DOMAIN = "polylect.v1"
 _OWN_METHODS = "/polylect.v1."
+_BATCH_INGEST = "/polylect.v1.IngestService/BatchIngest"
+_EVENT_METHODS = ("/polylect.v1.IngestService/Ingest", "/polylect.v1.IngestService/IngestStream")
+# At a time: of all with a credential but the facade; of each method that needs none.
+_CLIENT_CALLS = 1_000
+_OPEN_CALLS = 100
+# Each may have a message of the server's limit in memory.
+_OPEN_STREAMS = 16
+_OPEN_READERS = 8
+_OPEN_READ_SECONDS = 2.0
+_OPEN_LIMITS = RawLimits(max_bytes=64 * 1024)
+_NO_LIMITS = RawLimits()
+_NO_MESSAGE = "The call has no message"
 _DETAILS_KEY = "grpc-status-details-bin"
 
 # Generic for the type checker only.
@@ -29,12 +44,16 @@ Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler
 log = structlog.get_logger()
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Answers every error of our own services with a rich status, and counts their calls."""
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Lets calls in, answers their errors with a rich status, and counts them."""
 
-    def __init__(self) -> None:
+    def __init__(self, callers: Callers) -> None:
         """Start with no call under way."""
-        self._wrapped: dict[str, Handler] = {}
+        self._callers = callers
+        self._of_facade: dict[str, Handler] = {}
+        self._of_others: dict[str, Handler] = {}
+        self._client_places = _Places(_CLIENT_CALLS)
+        self._open_readers = asyncio.Semaphore(_OPEN_READERS)
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -42,58 +61,95 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
-        """Wrap the handler of one of our methods, once; leave others alone."""
+        """Wrap the handler of a method, once for the facade and once for all others."""
         method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
+        of_facade = self._callers.is_facade(cast("Metadata", handler_call_details.invocation_metadata or ()))
+        wrapped = (self._of_facade if of_facade else self._of_others).get(method)
         if wrapped is not None:
             return wrapped
         handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(_OWN_METHODS):
+        is_own = method.startswith(_OWN_METHODS)
+        if handler is None or (of_facade and not is_own):
             return handler
-        # Only methods that exist come here, so the dictionary is bounded.
-        wrapped = self._wrapped[method] = self._wrap(handler, method)
+        # Only methods that exist come here, so the dictionaries are bounded.
+        if of_facade:
+            wrapped = self._of_facade[method] = self._wrap_trusted(handler, method)
+        else:
+            wrapped = self._wrap_own(handler, method) if is_own else self._wrap_open(handler, method)
+            self._of_others[method] = wrapped
         return wrapped
 
     async def wait_idle(self) -> None:
         """Wait until no call of ours is under way, its answer sent."""
         await self._idle.wait()
 
-    def _wrap(self, handler: Handler, method: str) -> Handler:
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                cast("Any", self._wrap_unary(cast("Any", handler.unary_unary), method)),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        assert handler.stream_stream, "no service has calls of another form"
-        return grpc.stream_stream_rpc_method_handler(
-            cast("Any", self._wrap_stream(cast("Any", handler.stream_stream), method)),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
+    def _wrap_trusted(self, handler: Handler, method: str) -> Handler:
+        """The facade's: neither limited nor counted out."""
+        call = cast("Any", handler.unary_unary)
+        if not call:
+            return self._wrap_own(handler, method)
+        parser = cast("Any", handler.request_deserializer)
+
+        async def answer(raw: bytes, context: Context) -> object:
+            self._enter(context)
+            try:
+                return await call(parse(raw, parser, _NO_LIMITS), context)
+            except Exception as error:
+                await _abort(context, _as_core_error(error, method))
+
+        return grpc.unary_unary_rpc_method_handler(
+            cast("Any", answer), response_serializer=handler.response_serializer
         )
 
-    def _wrap_unary(self, call: Callable[[Any, Context], Awaitable[Any]], method: str) -> object:
-        async def answer(request: object, context: Context) -> object:
-            self._enter(context)
+    def _wrap_own(self, handler: Handler, method: str) -> Handler:
+        limits = RawLimits(MESSAGE_BYTES, MAX_EVENTS if method in _EVENT_METHODS else None)
+        parser = cast("Any", handler.request_deserializer)
+        facade_only = method == _BATCH_INGEST
+        require = self._callers.require_facade if facade_only else self._callers.require_anyone
+
+        async def answer(requests: AsyncIterator[bytes], context: Context) -> None:
             try:
-                return await call(request, context)
+                require(context)
+                with self._client_places:
+                    messages = _parsed(requests, parser, limits)
+                    if handler.unary_unary:
+                        request = await _only(messages)
+                        self._enter(context)
+                        await context.write(await cast("Any", handler.unary_unary)(request, context))
+                    else:
+                        self._enter(context)
+                        await _stream(cast("Any", handler.stream_stream)(messages, context), context)
             except Exception as error:
                 await _abort(context, _as_core_error(error, method))
 
-        return answer
+        return _unread(answer, handler)
 
-    def _wrap_stream(self, call: Callable[[Any, Context], AsyncGenerator[Any, None]], method: str) -> object:
-        async def answers(requests: object, context: Context) -> AsyncIterator[object]:
-            self._enter(context)
+    def _wrap_open(self, handler: Handler, method: str) -> Handler:
+        """Health and reflection: for anyone, so that anyone's calls must not be many, or large."""
+        places = _Places(_OPEN_STREAMS if handler.stream_stream else _OPEN_CALLS)
+        parser = cast("Any", handler.request_deserializer)
+
+        async def answer(requests: AsyncIterator[bytes], context: Context) -> None:
             try:
-                # Closed here and now when the caller is gone, not when it is collected.
-                async with aclosing(call(requests, context)) as responses:
-                    async for response in responses:
-                        yield response
+                with places:
+                    messages = _parsed(requests, parser, _OPEN_LIMITS)
+                    if handler.stream_stream:
+                        await _stream(cast("Any", handler.stream_stream)(messages, context), context)
+                        return
+                    async with self._open_readers, asyncio.timeout(_OPEN_READ_SECONDS):
+                        request = await _only(messages)
+                    if handler.unary_unary:
+                        await context.write(await cast("Any", handler.unary_unary)(request, context))
+                    else:
+                        await cast("Any", handler.unary_stream)(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except TimeoutError:
+                await _abort(context, CoreError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, _NO_MESSAGE))
             except Exception as error:
                 await _abort(context, _as_core_error(error, method))
 
-        return answers
+        return _unread(answer, handler)
 
     def _enter(self, context: Context) -> None:
         self._calls += 1
@@ -104,6 +160,54 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._calls -= 1
         if not self._calls:
             self._idle.set()
+
+
+class _Places:
+    """Room for so many at a time; who comes when there is none is told to come back."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+
+    def __enter__(self) -> None:
+        if not self._left:
+            raise CoreError(
+                reasons.ERROR_REASON_OVERLOADED,
+                "Too many calls at once",
+                retry_after_seconds=OVERLOAD_RETRY_SECONDS,
+            )
+        self._left -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._left += 1
+
+
+def _unread(answer: Callable[[AsyncIterator[bytes], Context], Awaitable[None]], handler: Handler) -> Handler:
+    # gRPC reads a unary call's message before its handler runs, and a stream's when the handler asks. On the
+    # wire the two are the same.
+    return grpc.stream_stream_rpc_method_handler(
+        cast("Any", answer), response_serializer=handler.response_serializer
+    )
+
+
+async def _parsed(
+    requests: AsyncIterator[bytes], parser: Callable[[bytes], Any], limits: RawLimits
+) -> AsyncIterator[Any]:
+    async for raw in requests:
+        yield parse(raw, parser, limits)
+
+
+async def _only(messages: AsyncIterator[Any]) -> Any:
+    message = await anext(messages, None)
+    if message is None:
+        raise CoreError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, _NO_MESSAGE)
+    return message
+
+
+async def _stream(answers: AsyncGenerator[Any, None], context: Context) -> None:
+    # Closed here and now when the caller is gone, not when it is collected.
+    async with aclosing(answers) as responses:
+        async for response in responses:
+            await context.write(response)
 
 
 def _as_core_error(error: Exception, method: str) -> CoreError:

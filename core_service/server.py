@@ -28,7 +28,7 @@ from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
 from core_service.discovery import add_reflection
 from core_service.fingerprint import Fingerprints
 from core_service.ingest import IngestServicer
-from core_service.interceptor import ErrorInterceptor
+from core_service.interceptor import CallInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
 from core_service.ports import EventStore, Queue, SourceStore
@@ -49,10 +49,9 @@ SERVICES = tuple(
     )
 )
 
-# Room for everything the facade may put into one call.
-_MESSAGE_BYTES = 64 * 1024 * 1024
-# Past it gRPC answers RESOURCE_EXHAUSTED by itself.
-_CONCURRENT_CALLS = 2_000
+# Room for everything the facade may put into one call: a body of 5 MiB travels as it came and as events.
+_RECEIVED_BYTES = 32 * 1024 * 1024
+_SENT_BYTES = 64 * 1024 * 1024
 # Within which an accepted call has entered its handler.
 _ENTERING_SECONDS = 0.1
 _HEALTH_PERIOD_SECONDS = 1.0
@@ -156,7 +155,7 @@ async def start_core(
         callers, admission, fingerprints, group_commit=group_commit, clock=clock, draining=draining
     )
     query = QueryServicer(callers, readers, stores.events, quotas, clock)
-    interceptor = ErrorInterceptor()
+    interceptor = CallInterceptor(callers)
     server = _make_server(interceptor)
     add_IngestServiceServicer_to_server(ingest, server)
     add_QueryServiceServicer_to_server(query, server)
@@ -184,13 +183,12 @@ async def start_core(
         await asyncio.gather(*background, return_exceptions=True)
 
 
-def _make_server(interceptor: ErrorInterceptor) -> grpc.aio.Server:
+def _make_server(interceptor: CallInterceptor) -> grpc.aio.Server:
     return grpc.aio.server(
         interceptors=(interceptor,),
-        maximum_concurrent_rpcs=_CONCURRENT_CALLS,
         options=(
-            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
-            ("grpc.max_send_message_length", _MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", _RECEIVED_BYTES),
+            ("grpc.max_send_message_length", _SENT_BYTES),
             # Two cores on one port is a mistake, and must look like one.
             ("grpc.so_reuseport", 0),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
@@ -265,7 +263,7 @@ async def _keep_running(name: str, follow: Callable[[], Coroutine[Any, Any, None
         await asyncio.sleep(_RESTART_SECONDS)
 
 
-async def _stop(server: grpc.aio.Server, interceptor: ErrorInterceptor, drain_seconds: float) -> None:
+async def _stop(server: grpc.aio.Server, interceptor: CallInterceptor, drain_seconds: float) -> None:
     """Take no new call, let those under way finish, and wait for no one who only watches our health."""
     stopping = asyncio.create_task(server.stop(drain_seconds))
     with contextlib.suppress(TimeoutError):

@@ -24,6 +24,8 @@ from polylect.v1 import event_pb2, ingest_pb2, source_pb2
 from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.event_pb2 import Event, Page, Provenance, Revenue
 from polylect.v1.ingest_pb2 import IngestRequest, IngestResponse, IngestStreamRequest
+from polylect.v1.query_pb2 import ListEventsRequest
+from polylect.v1.query_pb2_grpc import QueryServiceStub
 
 SERVICE = ingest_pb2.KEY_KIND_SERVICE
 
@@ -119,9 +121,10 @@ def nested_struct(levels: int) -> Struct:
     return struct
 
 
-def number_struct(number: float) -> Struct:
+def number_struct(*numbers: float) -> Struct:
     struct = Struct()
-    struct.fields["n"].number_value = number
+    for number in numbers:
+        struct.fields["n"].list_value.values.add(number_value=number)
     return struct
 
 
@@ -141,10 +144,14 @@ def number_struct(number: float) -> Struct:
         (an_event(properties_json='{"a":1e999999}'), "NUMBER_OUT_OF_RANGE", "properties_json"),
         (an_event(properties_json='{"a":1e-9999}'), "NUMBER_OUT_OF_RANGE", "properties_json"),
         (an_event(properties_json='{"a":1e99999999999999999999}'), "NUMBER_OUT_OF_RANGE", "properties_json"),
+        (an_event(properties_json='{"a":1e401}'), "NUMBER_OUT_OF_RANGE", "properties_json"),
+        (an_event(properties_json='{"a":1e-401}'), "NUMBER_OUT_OF_RANGE", "properties_json"),
+        (an_event(traits_json='{"a":[1e400' + ",1e400" * 2_000 + "]}"), "NUMBER_OUT_OF_RANGE", "traits_json"),
+        (an_event(traits=number_struct(*[1e300] * 2_000)), "NUMBER_OUT_OF_RANGE", "traits"),
         (an_event(properties_json='{"a":' + "9" * 1_100 + "}"), "NUMBER_OUT_OF_RANGE", "properties_json"),
         (an_event(properties_json='{"a":' + "9" * 9_000 + "}"), "NUMBER_OUT_OF_RANGE", "properties_json"),
         (an_event(properties_json='{"a":"' + "x" * 2**20 + '"}'), "EVENT_TOO_LARGE", "properties_json"),
-        (an_event(page=Page(title="x" * 2**22)), "EVENT_TOO_LARGE", ""),
+        (an_event(page=Page(title="x" * 2**21)), "EVENT_TOO_LARGE", ""),
         (an_event(client_ip="localhost"), "FIELD_INVALID", "client_ip"),
         (an_event(client_ip="fe80::1%eth0"), "FIELD_INVALID", "client_ip"),
         (an_event(geo={"country": "Germany"}), "FIELD_INVALID", "geo.country"),
@@ -179,6 +186,27 @@ async def test_a_bad_event_is_quarantined_and_its_neighbours_stored(
     (refused,) = batch.quarantined
     assert Event.FromString(refused.raw) == event
     assert refused.rejection == response.results[1].rejection
+
+
+async def test_numbers_in_exponent_notation_as_programs_write_them_are_taken(
+    core: Caller, secret: str, queued: Any
+) -> None:
+    text = '{"n":[1e-7' + ",1.5e-10,1e21" * 2_000 + ",1e300,5e-324,1.7976931348623157e308]}"
+    assert reasons_of(await ingest(core, secret, an_event(properties_json=text))) == [""]
+    assert queued().events[0].properties_json == text
+
+
+async def test_any_event_taken_can_be_read_with_a_clients_default_limit(
+    core: Caller, secret: str, settle: Any
+) -> None:
+    wide = {"properties_json": '{"x":"' + "y" * 2**20, "traits_json": '{"x":"' + "z" * 2**20}
+    event = an_event(**{name: text[: 2**20 - 128] + '"}' for name, text in wide.items()})
+    assert reasons_of(await ingest(core, secret, event)) == [""]
+    await settle()
+    async with grpc.aio.insecure_channel(core.address) as channel:
+        stub = QueryServiceStub(channel)
+        answer = await stub.ListEvents(ListEventsRequest(source="shop"), metadata=ADMIN)
+    assert len(answer.events) == 1
 
 
 async def test_revenue(core: Caller, secret: str, queued: Any) -> None:

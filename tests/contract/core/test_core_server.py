@@ -233,21 +233,22 @@ async def test_a_start_before_the_database(start: Any, server: EmbeddedPostgres)
 async def test_a_full_buffer_is_told_and_recovers(core: Caller, database_url: str) -> None:
     await core.make_source()
     key = await core.make_key()
-    wide = a_request(key.secret, *[an_event(properties_json='{"x":"' + "y" * 1_000_000 + '"}')] * 40)
+    wide = a_request(key.secret, *[an_event(properties_json='{"x":"' + "y" * 1_000_000 + '"}')] * 25)
     with psycopg.connect(database_url) as lock:
         lock.execute("LOCK TABLE queue IN ACCESS EXCLUSIVE MODE")
         calls = [
             asyncio.create_task(
                 failure(core.ingest.BatchIngest(BatchIngestRequest(requests=[wide]), metadata=FACADE))
             )
-            for _ in range(2)
+            for _ in range(3)
         ]
-        # Which of the two came first is open; the one that did waits for the disk.
-        done, (waiting,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        # Which of the three came last is open; the others wait for the disk.
+        done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         failed = done.pop().result()
         assert (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert failed.retry_seconds == 1
-        waiting.cancel()
+        for call in waiting:
+            call.cancel()
         lock.commit()
 
     async def is_taken() -> bool:

@@ -1,0 +1,201 @@
+"""What callers may cost before they are believed, and that none leaves the facade without room."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from core_calls import ADMIN, FACADE, Caller, a_request, bearer, failure, failure_of, until
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from polylect.v1 import ingest_pb2
+
+INGEST = "/polylect.v1.IngestService/Ingest"
+INGEST_STREAM = "/polylect.v1.IngestService/IngestStream"
+BATCH_INGEST = "/polylect.v1.IngestService/BatchIngest"
+LIST_EVENTS = "/polylect.v1.QueryService/ListEvents"
+CREATE_SOURCE = "/polylect.v1.SourceService/CreateSource"
+WATCH = "/grpc.health.v1.Health/Watch"
+CHECK = "/grpc.health.v1.Health/Check"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+
+
+@pytest.fixture
+async def secret(core: Caller) -> str:
+    await core.make_source()
+    return (await core.make_key(kind=ingest_pb2.KEY_KIND_SERVICE)).secret
+
+
+def open_call(core: Caller, method: str, metadata: Any = ()) -> Any:
+    """Begin a call, bytes both ways, and send nothing yet."""
+    return core.channel.stream_stream(method)(metadata=metadata)
+
+
+async def send_raw(core: Caller, method: str, raw: bytes, metadata: Any) -> bytes:
+    answer: bytes = await core.channel.unary_unary(method)(raw, metadata=metadata, timeout=20)
+    return answer
+
+
+@pytest.mark.parametrize("method", [INGEST, INGEST_STREAM, BATCH_INGEST, LIST_EVENTS, CREATE_SOURCE])
+@pytest.mark.parametrize(
+    ("metadata", "reason"), [((), "CREDENTIAL_MISSING"), (bearer("svc_nobody"), "CREDENTIAL_INVALID")]
+)
+async def test_a_call_without_credential_is_refused_before_its_message(
+    core: Caller, method: str, metadata: Any, reason: str
+) -> None:
+    call = open_call(core, method, metadata)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(call.read(), 10)
+    failed = failure_of(caught.value)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.UNAUTHENTICATED, reason)
+
+
+async def test_a_large_message_without_credential_gets_the_same_answer(core: Caller) -> None:
+    raw = bytes(24 * 1024 * 1024)
+    for failed in await asyncio.gather(*[failure(send_raw(core, INGEST, raw, ())) for _ in range(4)]):
+        assert failed.reason == "CREDENTIAL_MISSING"
+
+
+async def test_only_the_facade_has_its_batch_read(core: Caller, secret: str) -> None:
+    for metadata in (ADMIN, bearer(secret)):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asyncio.wait_for(open_call(core, BATCH_INGEST, metadata).read(), 10)
+        assert failure_of(caught.value).reason == "SCOPE_MISSING"
+    raw = ingest_pb2.BatchIngestRequest(requests=[a_request(secret, client_ip="x" * 20_000_000)])
+    await core.ingest.BatchIngest(raw, metadata=FACADE)
+
+
+@pytest.mark.parametrize("method", [INGEST, INGEST_STREAM])
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"\x0a\x00" * 1_001, "BATCH_TOO_LARGE"),
+        (b"\x0a\x00" * 1_500_000, "BATCH_TOO_LARGE"),
+        (b"\x0a\x00" * 4_000_000, "PAYLOAD_TOO_LARGE"),
+        (b"\x10\x01" * 1_001, "BATCH_TOO_LARGE"),
+        (b"\x13\x14" * 501, "BATCH_TOO_LARGE"),
+        (b"\x11" + bytes(8) + b"\x15" + bytes(4) + b"\x0a\x00" * 999, "BATCH_TOO_LARGE"),
+        (b"\xff\xff\xff", "PAYLOAD_UNREADABLE"),
+        (b"\xff" * 30, "PAYLOAD_UNREADABLE"),
+        (b"\x0a\x7f", "PAYLOAD_UNREADABLE"),
+        (b"\x0f", "PAYLOAD_UNREADABLE"),
+    ],
+)
+async def test_what_is_too_much_or_no_message_is_told(
+    core: Caller, secret: str, capfd: Any, method: str, raw: bytes, reason: str
+) -> None:
+    failed = await failure(send_raw(core, method, raw, bearer(secret)))
+    assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err
+    assert "DecodeError" not in out + err
+
+
+async def test_messages_within_the_limits_are_taken(core: Caller, secret: str) -> None:
+    raw = b"\x0a\x00" * 1_000
+    answer = ingest_pb2.IngestResponse.FromString(await send_raw(core, INGEST, raw, bearer(secret)))
+    assert len(answer.results) == 1_000
+    assert await send_raw(core, INGEST, b"", bearer(secret)) == b""
+
+
+async def test_a_malformed_message_in_any_call(core: Caller, secret: str, capfd: Any) -> None:
+    for method, metadata in ((BATCH_INGEST, FACADE), (LIST_EVENTS, bearer(secret)), (CHECK, ())):
+        failed = await failure(send_raw(core, method, b"\xff\xff\xff", metadata))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "PAYLOAD_UNREADABLE")
+    for method in (CHECK, WATCH):
+        failed = await failure(send_raw(core, method, b"\x0a\x80\x80\x40" + b"x" * 2**20, ()))
+        assert failed.reason == "PAYLOAD_TOO_LARGE"
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+async def test_a_call_that_ends_without_a_message(core: Caller, secret: str) -> None:
+    for method, metadata in ((INGEST, bearer(secret)), (CHECK, ())):
+        call = open_call(core, method, metadata)
+        await call.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert failure_of(caught.value).reason == "PAYLOAD_UNREADABLE"
+
+
+async def overloaded(call: Any) -> bool:
+    """Tell whether a call was counted out, rather than waiting for what it is sent."""
+    reading = asyncio.ensure_future(call.read())
+    await asyncio.wait({reading}, timeout=5)
+    failed = failure_of(reading.exception())  # type: ignore[arg-type]
+    assert failed.retry_seconds == 1
+    return (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+
+
+async def test_watchers_and_reflection_take_nobodys_room(core: Caller, secret: str) -> None:
+    async with grpc.aio.insecure_channel(core.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(100)]
+        for call in watching:
+            await call.read()
+        assert await overloaded(stub.Watch(health_pb2.HealthCheckRequest()))
+        reflecting = [open_call(Caller(core.address, channel), REFLECTION) for _ in range(16)]
+        for call in reflecting:
+            await call.write(b"\x3a\x00")
+            await call.read()
+        assert await overloaded(open_call(core, REFLECTION))
+        assert await core.is_serving()
+        assert (await core.send(a_request(secret)))[0].results[0].event_id
+        for call in watching:
+            call.cancel()
+
+    async def has_room() -> bool:
+        call = core.health.Watch(health_pb2.HealthCheckRequest())
+        try:
+            return bool((await call.read()).status)
+        except grpc.aio.AioRpcError:
+            return False
+        finally:
+            call.cancel()
+
+    await until(has_room)
+
+
+async def test_checks_that_never_ask_do_not_stop_the_facades(core: Caller) -> None:
+    hanging = [open_call(core, CHECK) for _ in range(150)]
+    for call in hanging:
+        await call.wait_for_connection()
+    answer = await core.health.Check(health_pb2.HealthCheckRequest(), metadata=FACADE, timeout=5)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    for call in hanging:
+        call.cancel()
+    await until(lambda: _is_served(core))
+
+
+async def _is_served(core: Caller) -> bool:
+    try:
+        return await core.is_serving()
+    except grpc.aio.AioRpcError:
+        return False
+
+
+@pytest.fixture
+async def held(core: Caller, secret: str) -> AsyncIterator[list[Any]]:
+    """As many streams of a client as there may be."""
+    calls = [open_call(core, INGEST_STREAM, bearer(secret)) for _ in range(1_000)]
+    for call in calls:
+        await call.write(b"")
+        assert await call.read() == b""
+    yield calls
+    for call in calls:
+        call.cancel()
+
+
+async def test_clients_calls_do_not_count_the_facade_out(core: Caller, secret: str, held: list[Any]) -> None:
+    assert await overloaded(open_call(core, INGEST, bearer(secret)))
+    assert (await core.send(a_request(secret)))[0].results[0].event_id
+    answer = await core.health.Check(health_pb2.HealthCheckRequest(), metadata=FACADE)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    held[0].cancel()
+
+    async def has_room() -> bool:
+        try:
+            return await send_raw(core, INGEST, b"", bearer(secret)) == b""
+        except grpc.aio.AioRpcError:
+            return False
+
+    await until(has_room)
