@@ -27,10 +27,9 @@ _BATCH_INGEST = "/polylect.v1.IngestService/BatchIngest"
 _EVENT_METHODS = ("/polylect.v1.IngestService/Ingest", "/polylect.v1.IngestService/IngestStream")
 # At a time: of all with a credential but the facade; of each method that needs none.
 _CLIENT_CALLS = 1_000
-_OPEN_CALLS = 100
-# Each may have a message of the server's limit in memory.
-_OPEN_STREAMS = 16
-_OPEN_READERS = 8
+# Few, as each may have a message of the server's limit in memory.
+_OPEN_CALLS = 16
+_OPEN_READERS = 4
 _OPEN_READ_SECONDS = 2.0
 _OPEN_LIMITS = RawLimits(max_bytes=64 * 1024)
 _NO_LIMITS = RawLimits()
@@ -126,7 +125,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     def _wrap_open(self, handler: Handler, method: str) -> Handler:
         """Health and reflection: for anyone, so that anyone's calls must not be many, or large."""
-        places = _Places(_OPEN_STREAMS if handler.stream_stream else _OPEN_CALLS)
+        places = _Places(_OPEN_CALLS)
         parser = cast("Any", handler.request_deserializer)
 
         async def answer(requests: AsyncIterator[bytes], context: Context) -> None:
@@ -212,7 +211,9 @@ async def _stream(answers: AsyncGenerator[Any, None], context: Context) -> None:
 
 def _as_core_error(error: Exception, method: str) -> CoreError:
     if isinstance(error, CoreError):
-        return error
+        # gRPC keeps what ends a call for a while; its frames would keep the raw message.
+        error.__context__ = None
+        return error.with_traceback(None)
     if isinstance(error, ConnectionError):
         log.warning("storage_unavailable", method=method, error=str(error))
         return StorageUnavailable()

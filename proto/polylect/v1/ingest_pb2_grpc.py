@@ -65,7 +65,8 @@ class IngestServiceServicer:
         ones go to quarantine. Safe to repeat where events carry a message_id.
         Refused as a whole: UNAUTHENTICATED, PERMISSION_DENIED (scope events:write),
         RESOURCE_EXHAUSTED (rate or overload, with RetryInfo), UNAVAILABLE,
-        INVALID_ARGUMENT (over 1,000 events).
+        INVALID_ARGUMENT (over 1,000 events, a message over 4 MiB or unreadable).
+        An event may have 2 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,8 @@ class IngestServiceStub:
     ones go to quarantine. Safe to repeat where events carry a message_id.
     Refused as a whole: UNAUTHENTICATED, PERMISSION_DENIED (scope events:write),
     RESOURCE_EXHAUSTED (rate or overload, with RetryInfo), UNAVAILABLE,
-    INVALID_ARGUMENT (over 1,000 events).
+    INVALID_ARGUMENT (over 1,000 events, a message over 4 MiB or unreadable).
+    An event may have 2 MiB.
     """
     BatchIngest: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.BatchIngestRequest, _ingest_pb2.BatchIngestResponse]
     """Takes the requests of many callers at once, each with its own credential
@@ -69,7 +70,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
     ones go to quarantine. Safe to repeat where events carry a message_id.
     Refused as a whole: UNAUTHENTICATED, PERMISSION_DENIED (scope events:write),
     RESOURCE_EXHAUSTED (rate or overload, with RetryInfo), UNAVAILABLE,
-    INVALID_ARGUMENT (over 1,000 events).
+    INVALID_ARGUMENT (over 1,000 events, a message over 4 MiB or unreadable).
+    An event may have 2 MiB.
     """
     BatchIngest: _aio.UnaryUnaryMultiCallable[_ingest_pb2.BatchIngestRequest, _ingest_pb2.BatchIngestResponse]  # type: ignore[assignment]
     """Takes the requests of many callers at once, each with its own credential
@@ -100,7 +102,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         ones go to quarantine. Safe to repeat where events carry a message_id.
         Refused as a whole: UNAUTHENTICATED, PERMISSION_DENIED (scope events:write),
         RESOURCE_EXHAUSTED (rate or overload, with RetryInfo), UNAVAILABLE,
-        INVALID_ARGUMENT (over 1,000 events).
+        INVALID_ARGUMENT (over 1,000 events, a message over 4 MiB or unreadable).
+        An event may have 2 MiB.
         """
 
     @_abc_1.abstractmethod

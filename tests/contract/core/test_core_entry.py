@@ -129,7 +129,7 @@ async def overloaded(call: Any) -> bool:
 async def test_watchers_and_reflection_take_nobodys_room(core: Caller, secret: str) -> None:
     async with grpc.aio.insecure_channel(core.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(100)]
+        watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(16)]
         for call in watching:
             await call.read()
         assert await overloaded(stub.Watch(health_pb2.HealthCheckRequest()))
