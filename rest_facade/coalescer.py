@@ -37,7 +37,7 @@ class Coalescer:
         *,
         max_waiting_bytes: int,
         max_waiting_requests: int,
-        max_calls: int = 4,
+        max_calls: int = 8,
         max_call_requests: int = 512,
         max_call_bytes: int = 2 * 1024 * 1024,
     ) -> None:

@@ -9,6 +9,7 @@ from polylect.v1.queue_pb2 import EventBatch
 
 from core_service.commit import (
     BUFFER_BYTES,
+    FLUSHES_IN_FLIGHT,
     ROW_BYTES,
     ROW_ITEMS,
     CommitFailed,
@@ -59,15 +60,16 @@ async def started(*commits: object) -> list[asyncio.Task[object]]:
     return tasks
 
 
-async def test_two_flushes_go_and_the_rest_shares_the_next_row() -> None:
+async def test_some_flushes_go_and_the_rest_shares_the_next_row() -> None:
     queue = GatedQueue()
     group = GroupCommit(queue)
     tasks = await started(*(group.commit([parcel(str(n))]) for n in range(50)))
-    assert queue.begun == 2
+    assert queue.begun == FLUSHES_IN_FLIGHT
     assert not any(task.done() for task in tasks)
     queue.gate.set()
     assert await wait_all(tasks) == [[None]] * 50
-    assert [len(row.events) for row in queue.rows] == [1, 1, 48]
+    alone = [1] * FLUSHES_IN_FLIGHT
+    assert [len(row.events) for row in queue.rows] == [*alone, 50 - FLUSHES_IN_FLIGHT]
     assert [name for row in queue.rows for name in names_in(row)] == [str(n) for n in range(50)]
 
 
@@ -146,13 +148,13 @@ async def test_a_row_is_bounded() -> None:
     queue = GatedQueue()
     group = GroupCommit(queue)
     tasks = await started(
-        *(group.commit([parcel("a", size_bytes=ROW_BYTES // 2)]) for _ in range(7)),
+        *(group.commit([parcel("a", size_bytes=ROW_BYTES // 2)]) for _ in range(FLUSHES_IN_FLIGHT + 5)),
         group.commit([parcel(*["b"] * (ROW_ITEMS - 1), size_bytes=1)]),
         group.commit([parcel("c", "d", size_bytes=1)]),
     )
     queue.gate.set()
     await wait_all(tasks)
-    assert [len(row.events) for row in queue.rows] == [1, 1, 2, 2, ROW_ITEMS, 2]
+    assert [len(row.events) for row in queue.rows] == [*[1] * FLUSHES_IN_FLIGHT, 2, 2, ROW_ITEMS, 2]
 
 
 def test_a_consignment_that_fits_is_one_parcel() -> None:

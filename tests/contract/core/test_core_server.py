@@ -35,6 +35,7 @@ from polylect.v1 import ingest_pb2, source_pb2
 from polylect.v1.ingest_pb2 import BatchIngestRequest, ClientItem, IngestRequest, IngestStreamRequest
 from polylect.v1.query_pb2 import ListEventsRequest
 
+from core_service.commit import FLUSHES_IN_FLIGHT
 from core_service.server import SERVICES, CoreOptions, open_stores, start_core
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
@@ -322,10 +323,10 @@ async def test_a_stop_lets_calls_finish_and_takes_no_more(options: CoreOptions, 
             lock.execute("LOCK TABLE queue IN ACCESS EXCLUSIVE MODE")
             calls = [asyncio.create_task(caller.send(request)) for _ in range(10)]
 
-            async def two_flushes_wait() -> bool:
-                return watcher.execute(waiting_query).fetchone() == (2,)
+            async def all_flushes_wait() -> bool:
+                return watcher.execute(waiting_query).fetchone() == (FLUSHES_IN_FLIGHT,)
 
-            await until(two_flushes_wait)
+            await until(all_flushes_wait)
             stopping = asyncio.create_task(running.aclose())
             assert (await watching.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
