@@ -65,7 +65,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Refuse: going back would drop events."""
-    raise NotImplementedError("restore a backup instead: there is nothing before the first revision")
+    raise RuntimeError("restore a backup instead: there is nothing before the first revision")
 
 
 def _text_list(name: str) -> sa.Column[list[str]]:
