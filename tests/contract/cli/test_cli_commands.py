@@ -277,9 +277,7 @@ def test_the_largest_event_is_shown(operator: Operator) -> None:
         kind=EventKind.EVENT_KIND_TRACK,
         name="largest",
         properties_json=megabyte,
-        traits_json=megabyte,
-        context_json=megabyte,
-        page=Page(title="x" * (2**20 - 100)),
+        page=Page(title="x" * (2**20 - 4096)),
     )
     ingest(operator, secret, largest)
     with operator.part("worker"):

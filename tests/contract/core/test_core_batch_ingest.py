@@ -28,6 +28,8 @@ from polylect.v1.error_reason_pb2 import ErrorReason, Rejection
 from polylect.v1.event_pb2 import Event, Page, Revenue
 from polylect.v1.ingest_pb2 import BatchIngestRequest, ClientItem, ClientOutcome, Quota
 
+from core_service.commit import FLUSHES_IN_FLIGHT
+
 PUBLIC, SECRET = ingest_pb2.KEY_KIND_PULSORA_PUBLIC, ingest_pb2.KEY_KIND_PULSORA_SECRET
 PULSE = ingest_pb2.KEY_KIND_PULSE
 
@@ -448,10 +450,10 @@ async def test_nothing_is_answered_before_its_commit(core: Caller, database_url:
         lock.execute("LOCK TABLE queue IN ACCESS EXCLUSIVE MODE")
         calls = [asyncio.create_task(core.send(a_request(key.secret))) for _ in range(20)]
 
-        async def two_flushes_wait() -> bool:
-            return watcher.execute(waiting).fetchone() == (2,)
+        async def all_flushes_wait() -> bool:
+            return watcher.execute(waiting).fetchone() == (FLUSHES_IN_FLIGHT,)
 
-        await until(two_flushes_wait)
+        await until(all_flushes_wait)
         # What needs no commit is not held up.
         assert refusal((await core.send(a_request("nobody")))[0]) == "CREDENTIAL_INVALID"
         assert not any(call.done() for call in calls)
