@@ -22,8 +22,8 @@ ROW_BYTES = 8 * 1024 * 1024
 # What may wait for the disk: seconds of traffic, and room for the largest single call.
 BUFFER_BYTES = 64 * 1024 * 1024
 # With one flush the disk idles while the next row is built, and an arrival waits for up to two commits. With
-# several, Postgres answers them with one fsync. Measured at 32 and 128 connections, eight calls of the facade
-# in flight: 2 gave 12.4k and 17.4k requests/s, 4 gave 13.2k and 18.4k, 8 no more.
+# several, Postgres answers them with one fsync. At 32 and 128 connections 2 gave 12.4k and 17.4k requests/s,
+# 4 gave 13.2k and 18.4k, in short runs that differ among themselves by as much: see benchmarks/README.md.
 FLUSHES_IN_FLIGHT = 4
 
 log = structlog.get_logger()
