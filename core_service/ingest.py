@@ -14,6 +14,8 @@ from polylect.v1.event_pb2 import Event
 from polylect.v1.ingest_pb2 import (
     BatchIngestRequest,
     BatchIngestResponse,
+    BatchIngestStreamRequest,
+    BatchIngestStreamResponse,
     ClientOutcome,
     ClientRequest,
     EventResult,
@@ -76,8 +78,28 @@ class IngestServicer(IngestServiceServicer):
     ) -> BatchIngestResponse:
         """Judge many callers' requests, each alone, and commit what they need together."""
         self._callers.require_facade(context)
-        now = self._clock().timestamp()
         response = BatchIngestResponse()
+        await self._take_batch(request, response)
+        return response
+
+    async def BatchIngestStream(  # noqa: N802 - the proto's name
+        self, request_iterator: AsyncIterator[BatchIngestStreamRequest], context: Context
+    ) -> AsyncIterator[BatchIngestStreamResponse]:
+        """Do the same with message after message."""
+        self._callers.require_facade(context)
+        async for request in request_iterator:
+            response = BatchIngestStreamResponse()
+            await self._take_batch(request, response)
+            yield response
+            if self._draining.is_set():
+                raise _stopping()
+
+    async def _take_batch(
+        self,
+        request: BatchIngestRequest | BatchIngestStreamRequest,
+        response: BatchIngestResponse | BatchIngestStreamResponse,
+    ) -> None:
+        now = self._clock().timestamp()
         consignment = Consignment(request.ByteSize())
         placed: list[tuple[ClientOutcome, range]] = []
         for one in request.requests:
@@ -98,7 +120,6 @@ class IngestServicer(IngestServiceServicer):
         errors = await self._group_commit.commit(consignment.parcels)
         if any(errors):
             _refuse_undurable(response, placed, errors)
-        return response
 
     async def Ingest(self, request: IngestRequest, context: Context) -> IngestResponse:  # noqa: N802 - the proto's name
         """Judge and commit one caller's events."""
@@ -121,7 +142,7 @@ class IngestServicer(IngestServiceServicer):
                 room.release()
             await reader
             if self._draining.is_set():
-                raise StorageUnavailable("The core is stopping")
+                raise _stopping()
         finally:
             await _end(reader)
             while answer is not None:
@@ -192,6 +213,10 @@ class IngestServicer(IngestServiceServicer):
         return receipt.results
 
 
+def _stopping() -> StorageUnavailable:
+    return StorageUnavailable("The core is stopping")
+
+
 async def _end(task: asyncio.Future[Any]) -> None:
     """Cancel a task, or see that nobody misses what it failed with."""
     task.cancel()
@@ -207,7 +232,7 @@ def _refuse_whole(outcome: ClientOutcome, objection: Objection) -> None:
 
 
 def _refuse_undurable(
-    response: BatchIngestResponse,
+    response: BatchIngestResponse | BatchIngestStreamResponse,
     placed: Sequence[tuple[ClientOutcome, range]],
     errors: Sequence[CoreError | None],
 ) -> None:

@@ -24,6 +24,8 @@ from core_service.raw_message import MESSAGE_BYTES, RawLimits, parse
 _DOMAIN = "polylect.v1"
 _OWN_METHODS = "/polylect.v1."
 _BATCH_INGEST = "/polylect.v1.IngestService/BatchIngest"
+_BATCH_INGEST_STREAM = "/polylect.v1.IngestService/BatchIngestStream"
+_FACADE_METHODS = (_BATCH_INGEST, _BATCH_INGEST_STREAM)
 _EVENT_METHODS = ("/polylect.v1.IngestService/Ingest", "/polylect.v1.IngestService/IngestStream")
 # At a time: of all with a credential but the facade; of each method that needs none.
 _CLIENT_CALLS = 1_000
@@ -84,6 +86,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     def _wrap_trusted(self, handler: Handler, method: str) -> Handler:
         """The facade's: neither limited nor counted out."""
+        if method == _BATCH_INGEST_STREAM:
+            return self._wrap_facade_stream(handler, method)
         call = cast("Any", handler.unary_unary)
         if not call:
             return self._wrap_own(handler, method)
@@ -100,10 +104,36 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             cast("Any", answer), response_serializer=handler.response_serializer
         )
 
+    def _wrap_facade_stream(self, handler: Handler, method: str) -> Handler:
+        """Open as long as the facade runs, so that each message counts as a call."""
+        parser = cast("Any", handler.request_deserializer)
+
+        async def answer(_: object, context: Context) -> None:
+            try:
+                await _stream(
+                    cast("Any", handler.stream_stream)(self._each(parser, context), context), context
+                )
+            except Exception as error:
+                await _abort(context, _as_core_error(error, method))
+
+        return grpc.stream_stream_rpc_method_handler(
+            cast("Any", answer), response_serializer=handler.response_serializer
+        )
+
+    async def _each(self, parser: Callable[[bytes], Any], context: Context) -> AsyncGenerator[Any, None]:
+        """Give message after message; each is under way until the next is asked for."""
+        while isinstance(raw := await context.read(), bytes):
+            self._calls += 1
+            self._idle.clear()
+            try:
+                yield parse(raw, parser, _NO_LIMITS)
+            finally:
+                self._leave(None)
+
     def _wrap_own(self, handler: Handler, method: str) -> Handler:
         limits = RawLimits(MESSAGE_BYTES, MAX_EVENTS if method in _EVENT_METHODS else None)
         parser = cast("Any", handler.request_deserializer)
-        facade_only = method == _BATCH_INGEST
+        facade_only = method in _FACADE_METHODS
         require = self._callers.require_facade if facade_only else self._callers.require_anyone
 
         async def answer(requests: AsyncIterator[bytes], context: Context) -> None:

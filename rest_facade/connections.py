@@ -228,7 +228,7 @@ class FacadeWorker(UvicornWorker):  # type: ignore[misc]
         # What start-up left behind is never garbage, and a request leaves no cycles: collecting seldom saves
         # a tenth.
         gc.freeze()
-        gc.set_threshold(20_000, 20, 20)
+        gc.set_threshold(200_000, 20, 20)
         self.config.app = self.wsgi
         server = FacadeServer(config=self.config)
         # gunicorn's quick stop. A worker has nothing to gain by leaving requests unanswered.

@@ -3,18 +3,21 @@
 Made when the worker's event loop runs: a grpc.aio channel made before the fork hangs the child for ever.
 """
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from polylect.v1.ingest_pb2 import BatchIngestResponse
+from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1.ingest_pb2 import BatchIngestStreamResponse
 from polylect.v1.query_pb2 import GetStatsRequest, GetStatsResponse
 from polylect.v1.query_pb2_grpc import QueryServiceStub
 from polylect.v1.source_pb2 import CheckOriginRequest
 from polylect.v1.source_pb2_grpc import SourceServiceStub
 
-from rest_facade.core_refusal import refusal_of
+from rest_facade.core_refusal import CoreRefusal, refusal_of
 
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -44,7 +47,7 @@ def read_tls(ca: str | None, cert: str | None, key: str | None) -> grpc.ChannelC
 
 
 class CoreLink:
-    """Calls the core. Errors are raised as CoreRefusal, but for `batch_ingest`, which raises grpc's own."""
+    """Calls the core. Errors are raised as CoreRefusal."""
 
     def __init__(
         self,
@@ -61,21 +64,45 @@ class CoreLink:
         self._metadata = (("authorization", f"Bearer {facade_token}"),)
         self._timeout_seconds = timeout_seconds
         # Bytes go as they are: the coalescer frames what is serialized already.
-        self._batch_ingest = self._channel.unary_unary(
-            "/polylect.v1.IngestService/BatchIngest",
+        self._open_stream: Any = self._channel.stream_stream(
+            "/polylect.v1.IngestService/BatchIngestStream",
             request_serializer=None,
-            response_deserializer=BatchIngestResponse.FromString,
+            response_deserializer=BatchIngestStreamResponse.FromString,
         )
+        self._idle_streams: list[Any] = []
         self._sources = SourceServiceStub(self._channel)
         self._queries = QueryServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
-    async def batch_ingest(self, serialized: bytes) -> BatchIngestResponse:
-        """Send a serialized BatchIngestRequest."""
-        response: BatchIngestResponse = await self._batch_ingest(
-            serialized, metadata=self._metadata, timeout=self._timeout_seconds
-        )
+    async def batch_ingest(self, serialized: bytes) -> BatchIngestStreamResponse:
+        """Send a serialized BatchIngestStreamRequest. Raises CoreRefusal, or TimeoutError.
+
+        Each call has a stream to itself; streams stay open, for opening one costs more than a message
+        (measured: 77 and 108 µs at the two ends for a call, 37 and 40 for a message).
+        """
+        stream = self._idle_stream() or self._open_stream(metadata=self._metadata)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await stream.write(serialized)
+                response = await stream.read()
+        except grpc.aio.AioRpcError as error:
+            raise refusal_of(error) from error
+        except BaseException:
+            # It may be answered yet, and the answer taken for the next one's.
+            stream.cancel()
+            raise
+        if not isinstance(response, BatchIngestStreamResponse):
+            raise CoreRefusal(reasons.ERROR_REASON_STORAGE_UNAVAILABLE, "The core ended a stream")
+        self._idle_streams.append(stream)
         return response
+
+    def _idle_stream(self) -> Any:
+        while self._idle_streams:
+            stream = self._idle_streams.pop()
+            # It ends with the core, unnoticed.
+            if not stream.done():
+                return stream
+        return None
 
     async def check_origin(self, origin: str) -> bool:
         """Tell whether any enabled source lists the origin."""

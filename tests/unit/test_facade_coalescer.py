@@ -3,23 +3,29 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import grpc
 import pytest
 from polylect.v1 import error_reason_pb2 as reasons
-from polylect.v1.ingest_pb2 import BatchIngestRequest, BatchIngestResponse, ClientOutcome, ClientRequest
+from polylect.v1.ingest_pb2 import (
+    BatchIngestStreamRequest,
+    BatchIngestStreamResponse,
+    ClientOutcome,
+    ClientRequest,
+)
 
 from rest_facade.coalescer import Coalescer
 from rest_facade.core_refusal import CoreRefusal
 
-Answer = Callable[[BatchIngestRequest], Awaitable[BatchIngestResponse]]
+Answer = Callable[[BatchIngestStreamRequest], Awaitable[BatchIngestStreamResponse]]
 
 
 def request(number: int, size: int = 0) -> bytes:
     return ClientRequest(request_id=f"r{number}", credential="x" * size).SerializeToString()
 
 
-def echo(batch: BatchIngestRequest) -> BatchIngestResponse:
-    return BatchIngestResponse(outcomes=[ClientOutcome(cookie_domain=r.request_id) for r in batch.requests])
+def echo(batch: BatchIngestStreamRequest) -> BatchIngestStreamResponse:
+    return BatchIngestStreamResponse(
+        outcomes=[ClientOutcome(cookie_domain=r.request_id) for r in batch.requests]
+    )
 
 
 class Core:
@@ -30,8 +36,8 @@ class Core:
         self.open = asyncio.Event()
         self.error: Exception | None = None
 
-    async def batch_ingest(self, serialized: bytes) -> BatchIngestResponse:
-        batch = BatchIngestRequest.FromString(serialized)
+    async def batch_ingest(self, serialized: bytes) -> BatchIngestStreamResponse:
+        batch = BatchIngestStreamRequest.FromString(serialized)
         self.calls.append([r.request_id for r in batch.requests])
         await self.open.wait()
         if self.error is not None:
@@ -105,18 +111,18 @@ async def test_one_that_goes_away_costs_the_others_nothing() -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (grpc.StatusCode.UNAVAILABLE, reasons.ERROR_REASON_STORAGE_UNAVAILABLE),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_STORAGE_UNAVAILABLE),
-        (grpc.StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_STORAGE_UNAVAILABLE),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_OVERLOADED),
+        (reasons.ERROR_REASON_STORAGE_UNAVAILABLE, reasons.ERROR_REASON_STORAGE_UNAVAILABLE),
+        (reasons.ERROR_REASON_CREDENTIAL_INVALID, reasons.ERROR_REASON_STORAGE_UNAVAILABLE),
+        (reasons.ERROR_REASON_INTERNAL, reasons.ERROR_REASON_STORAGE_UNAVAILABLE),
+        (reasons.ERROR_REASON_OVERLOADED, reasons.ERROR_REASON_OVERLOADED),
     ],
 )
 async def test_a_failed_call_refuses_all_in_it_and_no_other(
-    error: grpc.StatusCode, reason: reasons.ErrorReason.ValueType
+    error: reasons.ErrorReason.ValueType, reason: reasons.ErrorReason.ValueType
 ) -> None:
     core = Core()
     core.open.set()
-    core.error = grpc.aio.AioRpcError(error, grpc.aio.Metadata(), grpc.aio.Metadata(), "no")
+    core.error = CoreRefusal(error, "no")
     coalescing = coalescer(core)
     failed = await asyncio.gather(
         *(coalescing.submit(request(number)) for number in range(3)), return_exceptions=True
@@ -129,8 +135,8 @@ async def test_a_failed_call_refuses_all_in_it_and_no_other(
 
 
 async def test_an_answer_of_another_length_is_no_answer() -> None:
-    async def too_short(_: bytes) -> BatchIngestResponse:
-        return BatchIngestResponse()
+    async def too_short(_: bytes) -> BatchIngestStreamResponse:
+        return BatchIngestStreamResponse()
 
     coalescing = Coalescer(too_short, max_waiting_bytes=1000, max_waiting_requests=10)
     with pytest.raises(CoreRefusal) as refused:
@@ -156,8 +162,7 @@ async def test_a_silent_core_is_waited_for_once() -> None:
         while not core.calls:  # noqa: ASYNC110 - until its task has run
             await asyncio.sleep(0)
     waiting = [coalescing.submit(request(number)) for number in range(1, 4)]
-    late = grpc.StatusCode.DEADLINE_EXCEEDED
-    core.error = grpc.aio.AioRpcError(late, grpc.aio.Metadata(), grpc.aio.Metadata(), "silent")
+    core.error = TimeoutError()
     core.open.set()
     for answer in (first, *waiting):
         with pytest.raises(CoreRefusal) as refused:

@@ -265,6 +265,54 @@ class BatchIngestResponse(_message.Message):
 Global___BatchIngestResponse: _TypeAlias = BatchIngestResponse  # noqa: Y015
 
 @_typing.final
+class BatchIngestStreamRequest(_message.Message):
+    """One message of a BatchIngestStream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientRequest]:
+        """As in BatchIngestRequest."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___ClientRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchIngestStreamRequest: _TypeAlias = BatchIngestStreamRequest  # noqa: Y015
+
+@_typing.final
+class BatchIngestStreamResponse(_message.Message):
+    """The answer to one message of a BatchIngestStream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientOutcome]:
+        """As in BatchIngestResponse."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___ClientOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchIngestStreamResponse: _TypeAlias = BatchIngestStreamResponse  # noqa: Y015
+
+@_typing.final
 class ClientRequest(_message.Message):
     """One client's HTTP request, translated."""
 

@@ -47,6 +47,11 @@ class IngestServiceStub:
                 request_serializer=polylect_dot_v1_dot_ingest__pb2.BatchIngestRequest.SerializeToString,
                 response_deserializer=polylect_dot_v1_dot_ingest__pb2.BatchIngestResponse.FromString,
                 _registered_method=True)
+        self.BatchIngestStream = channel.stream_stream(
+                '/polylect.v1.IngestService/BatchIngestStream',
+                request_serializer=polylect_dot_v1_dot_ingest__pb2.BatchIngestStreamRequest.SerializeToString,
+                response_deserializer=polylect_dot_v1_dot_ingest__pb2.BatchIngestStreamResponse.FromString,
+                _registered_method=True)
         self.IngestStream = channel.stream_stream(
                 '/polylect.v1.IngestService/IngestStream',
                 request_serializer=polylect_dot_v1_dot_ingest__pb2.IngestStreamRequest.SerializeToString,
@@ -83,6 +88,17 @@ class IngestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchIngestStream(self, request_iterator, context):
+        """Takes a stream of `BatchIngest` requests, each answered before the next is
+        read: a call costs three times what a message of a stream does. What would
+        fail a `BatchIngest` ends the stream with that status; so does a drain
+        (UNAVAILABLE), after an answer. A request that got no answer may have been
+        stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def IngestStream(self, request_iterator, context):
         """Takes one caller's events as a stream of `Ingest` requests, answered in
         order, each when durable. The core reads at most 64 ahead of its answers. A
@@ -104,6 +120,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.BatchIngest,
                     request_deserializer=polylect_dot_v1_dot_ingest__pb2.BatchIngestRequest.FromString,
                     response_serializer=polylect_dot_v1_dot_ingest__pb2.BatchIngestResponse.SerializeToString,
+            ),
+            'BatchIngestStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.BatchIngestStream,
+                    request_deserializer=polylect_dot_v1_dot_ingest__pb2.BatchIngestStreamRequest.FromString,
+                    response_serializer=polylect_dot_v1_dot_ingest__pb2.BatchIngestStreamResponse.SerializeToString,
             ),
             'IngestStream': grpc.stream_stream_rpc_method_handler(
                     servicer.IngestStream,
@@ -168,6 +189,33 @@ class IngestService:
             '/polylect.v1.IngestService/BatchIngest',
             polylect_dot_v1_dot_ingest__pb2.BatchIngestRequest.SerializeToString,
             polylect_dot_v1_dot_ingest__pb2.BatchIngestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchIngestStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/polylect.v1.IngestService/BatchIngestStream',
+            polylect_dot_v1_dot_ingest__pb2.BatchIngestStreamRequest.SerializeToString,
+            polylect_dot_v1_dot_ingest__pb2.BatchIngestStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

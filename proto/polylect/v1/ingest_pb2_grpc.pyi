@@ -51,6 +51,13 @@ class IngestServiceStub:
     whole only when nothing could be made durable (UNAVAILABLE) or the core is
     overloaded (RESOURCE_EXHAUSTED).
     """
+    BatchIngestStream: _grpc.StreamStreamMultiCallable[_ingest_pb2.BatchIngestStreamRequest, _ingest_pb2.BatchIngestStreamResponse]
+    """Takes a stream of `BatchIngest` requests, each answered before the next is
+    read: a call costs three times what a message of a stream does. What would
+    fail a `BatchIngest` ends the stream with that status; so does a drain
+    (UNAVAILABLE), after an answer. A request that got no answer may have been
+    stored.
+    """
     IngestStream: _grpc.StreamStreamMultiCallable[_ingest_pb2.IngestStreamRequest, _ingest_pb2.IngestStreamResponse]
     """Takes one caller's events as a stream of `Ingest` requests, answered in
     order, each when durable. The core reads at most 64 ahead of its answers. A
@@ -79,6 +86,13 @@ class IngestServiceAsyncStub(IngestServiceStub):
     that was accepted is durable when the answer leaves. The call fails as a
     whole only when nothing could be made durable (UNAVAILABLE) or the core is
     overloaded (RESOURCE_EXHAUSTED).
+    """
+    BatchIngestStream: _aio.StreamStreamMultiCallable[_ingest_pb2.BatchIngestStreamRequest, _ingest_pb2.BatchIngestStreamResponse]  # type: ignore[assignment]
+    """Takes a stream of `BatchIngest` requests, each answered before the next is
+    read: a call costs three times what a message of a stream does. What would
+    fail a `BatchIngest` ends the stream with that status; so does a drain
+    (UNAVAILABLE), after an answer. A request that got no answer may have been
+    stored.
     """
     IngestStream: _aio.StreamStreamMultiCallable[_ingest_pb2.IngestStreamRequest, _ingest_pb2.IngestStreamResponse]  # type: ignore[assignment]
     """Takes one caller's events as a stream of `Ingest` requests, answered in
@@ -117,6 +131,19 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         that was accepted is durable when the answer leaves. The call fails as a
         whole only when nothing could be made durable (UNAVAILABLE) or the core is
         overloaded (RESOURCE_EXHAUSTED).
+        """
+
+    @_abc_1.abstractmethod
+    def BatchIngestStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_ingest_pb2.BatchIngestStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ingest_pb2.BatchIngestStreamResponse], _abc.AsyncIterator[_ingest_pb2.BatchIngestStreamResponse]]:
+        """Takes a stream of `BatchIngest` requests, each answered before the next is
+        read: a call costs three times what a message of a stream does. What would
+        fail a `BatchIngest` ends the stream with that status; so does a drain
+        (UNAVAILABLE), after an answer. A request that got no answer may have been
+        stored.
         """
 
     @_abc_1.abstractmethod

@@ -18,6 +18,7 @@ from core_calls import (
     an_event,
     bearer,
     failure,
+    failure_of,
     queue_rows,
     until,
 )
@@ -26,7 +27,13 @@ from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1 import event_pb2, ingest_pb2, source_pb2
 from polylect.v1.error_reason_pb2 import ErrorReason, Rejection
 from polylect.v1.event_pb2 import Event, Page, Revenue
-from polylect.v1.ingest_pb2 import BatchIngestRequest, ClientItem, ClientOutcome, Quota
+from polylect.v1.ingest_pb2 import (
+    BatchIngestRequest,
+    BatchIngestStreamRequest,
+    ClientItem,
+    ClientOutcome,
+    Quota,
+)
 
 from core_service.commit import FLUSHES_IN_FLIGHT
 
@@ -506,6 +513,41 @@ async def test_when_nothing_can_be_made_durable_the_call_fails(core: Caller, dat
         connection.execute("ALTER TABLE away RENAME TO queue")
     assert verdicts((await core.send(a_request(key.secret)))[0]) == [""]
     assert len(queue_rows(database_url)) == 1
+
+
+async def test_a_stream_answers_message_after_message(core: Caller, database_url: str) -> None:
+    await core.make_source()
+    key = await core.make_key()
+    stream = core.ingest.BatchIngestStream(metadata=FACADE)
+    stored = []
+    for number in range(3):
+        good, bad = [a_request(secret) for secret in (key.secret, f"nobody-{number}")]
+        await stream.write(BatchIngestStreamRequest(requests=[good, bad]))
+        first, second = (await stream.read()).outcomes
+        stored.append(first.results[0].event_id)
+        assert refusal(second) == "CREDENTIAL_INVALID"
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
+    assert [event.event_id for row in queue_rows(database_url) for event in row.events] == stored
+
+
+async def test_what_would_fail_a_call_ends_a_stream(core: Caller, database_url: str) -> None:
+    await core.make_source()
+    key = await core.make_key()
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE queue RENAME TO away")
+        stream = core.ingest.BatchIngestStream(metadata=FACADE)
+        await stream.write(BatchIngestStreamRequest(requests=[a_request(key.secret)]))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        failed = failure_of(caught.value)
+        assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
+        connection.execute("ALTER TABLE away RENAME TO queue")
+    unreadable = core.channel.stream_stream("/polylect.v1.IngestService/BatchIngestStream")(metadata=FACADE)
+    await unreadable.write(b"\xff\xff\xff")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await unreadable.read()
+    assert failure_of(caught.value).reason == "PAYLOAD_UNREADABLE"
 
 
 async def test_a_secret_key_in_a_browser_is_warned_of_once_an_hour(core: Caller, clock: Clock) -> None:

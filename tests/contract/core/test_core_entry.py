@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import product
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from polylect.v1 import ingest_pb2
 INGEST = "/polylect.v1.IngestService/Ingest"
 INGEST_STREAM = "/polylect.v1.IngestService/IngestStream"
 BATCH_INGEST = "/polylect.v1.IngestService/BatchIngest"
+BATCH_INGEST_STREAM = "/polylect.v1.IngestService/BatchIngestStream"
 LIST_EVENTS = "/polylect.v1.QueryService/ListEvents"
 CREATE_SOURCE = "/polylect.v1.SourceService/CreateSource"
 WATCH = "/grpc.health.v1.Health/Watch"
@@ -36,7 +38,9 @@ async def send_raw(core: Caller, method: str, raw: bytes, metadata: Any) -> byte
     return answer
 
 
-@pytest.mark.parametrize("method", [INGEST, INGEST_STREAM, BATCH_INGEST, LIST_EVENTS, CREATE_SOURCE])
+@pytest.mark.parametrize(
+    "method", [INGEST, INGEST_STREAM, BATCH_INGEST, BATCH_INGEST_STREAM, LIST_EVENTS, CREATE_SOURCE]
+)
 @pytest.mark.parametrize(
     ("metadata", "reason"), [((), "CREDENTIAL_MISSING"), (bearer("svc_nobody"), "CREDENTIAL_INVALID")]
 )
@@ -57,9 +61,9 @@ async def test_a_large_message_without_credential_gets_the_same_answer(core: Cal
 
 
 async def test_only_the_facade_has_its_batch_read(core: Caller, secret: str) -> None:
-    for metadata in (ADMIN, bearer(secret)):
+    for method, metadata in product((BATCH_INGEST, BATCH_INGEST_STREAM), (ADMIN, bearer(secret))):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asyncio.wait_for(open_call(core, BATCH_INGEST, metadata).read(), 10)
+            await asyncio.wait_for(open_call(core, method, metadata).read(), 10)
         assert failure_of(caught.value).reason == "SCOPE_MISSING"
     raw = ingest_pb2.BatchIngestRequest(requests=[a_request(secret, client_ip="x" * 20_000_000)])
     await core.ingest.BatchIngest(raw, metadata=FACADE)

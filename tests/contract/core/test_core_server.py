@@ -32,7 +32,13 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1 import ingest_pb2, source_pb2
-from polylect.v1.ingest_pb2 import BatchIngestRequest, ClientItem, IngestRequest, IngestStreamRequest
+from polylect.v1.ingest_pb2 import (
+    BatchIngestRequest,
+    BatchIngestStreamRequest,
+    ClientItem,
+    IngestRequest,
+    IngestStreamRequest,
+)
 from polylect.v1.query_pb2 import ListEventsRequest
 
 from core_service.commit import FLUSHES_IN_FLIGHT
@@ -62,7 +68,7 @@ async def test_reflection(core: Caller) -> None:
 
     services, methods = await asyncio.to_thread(ask)
     assert {*SERVICES, "grpc.health.v1.Health"} <= set(services)
-    assert methods == ["Ingest", "BatchIngest", "IngestStream"]
+    assert methods == ["Ingest", "BatchIngest", "BatchIngestStream", "IngestStream"]
 
 
 @pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])
@@ -316,11 +322,17 @@ async def test_a_stop_lets_calls_finish_and_takes_no_more(options: CoreOptions, 
         waiting_query = (
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT%'"
         )
+        idle, busy = [caller.ingest.BatchIngestStream(metadata=FACADE) for _ in range(2)]
+        batch = BatchIngestStreamRequest(requests=[request])
+        for batches in (idle, busy):
+            await batches.write(batch)
+            taken.append((await batches.read()).outcomes[0].results[0].event_id)
         with (
             psycopg.connect(database_url) as lock,
             psycopg.connect(database_url, autocommit=True) as watcher,
         ):
             lock.execute("LOCK TABLE queue IN ACCESS EXCLUSIVE MODE")
+            await busy.write(batch)
             calls = [asyncio.create_task(caller.send(request)) for _ in range(10)]
 
             async def all_flushes_wait() -> bool:
@@ -346,13 +358,19 @@ async def test_a_stop_lets_calls_finish_and_takes_no_more(options: CoreOptions, 
                 taken.append(answer[0].results[0].event_id)
             else:
                 assert isinstance(answer, grpc.aio.AioRpcError)
-        assert len(taken) >= 3
+        assert len(taken) >= 5
+        # The answer comes first, then the end.
+        taken.append((await busy.read()).outcomes[0].results[0].event_id)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await busy.read()
+        assert failure_of(caught.value).reason == "STORAGE_UNAVAILABLE"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stream.read()
         assert failure_of(caught.value).reason == "STORAGE_UNAVAILABLE"
         started = asyncio.get_running_loop().time()
         await stopping
-        # The one who only watches our health is not waited for.
+        # The one who only watches our health is not waited for, nor is a stream nobody sends on.
+        assert idle.done()
         assert asyncio.get_running_loop().time() - started < 5
         stored = [event.event_id for row in queue_rows(database_url) for event in row.events]
         assert sorted(stored) == sorted(taken)
