@@ -4,7 +4,7 @@ Every method may raise ConnectionError when the store can't be reached or can't 
 that into STORAGE_UNAVAILABLE. Times are aware datetimes in UTC, ids are UUIDs in text form.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import date, datetime
 from typing import Protocol
 
@@ -119,3 +119,17 @@ class EventStore(Protocol):
 
         Raises ValueError as above.
         """
+
+
+class TailStore(Protocol):
+    """What is new. `source_id` None means all sources; ids are UUIDv7, so in the order of receipt."""
+
+    async def events_after(
+        self, source_id: str | None, after_id: str, known: Collection[str], limit: int
+    ) -> list[Event]:
+        """Give the newest events after that id, without `known`, at most `limit`, oldest first."""
+
+    async def refused_after(
+        self, source_id: str | None, after_id: str, known: Collection[str], limit: int
+    ) -> list[QuarantinedEvent]:
+        """Give the newest entries of the quarantine in the same way."""

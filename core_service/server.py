@@ -31,13 +31,15 @@ from core_service.ingest import IngestServicer
 from core_service.interceptor import CallInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
-from core_service.ports import EventStore, Queue, SourceStore
+from core_service.ports import EventStore, Queue, SourceStore, TailStore
 from core_service.query import QuarantineServicer, QueryServicer, Readers
 from core_service.sources import SourceServicer
+from core_service.tail import Tails
 from storage.database import Database
 from storage.events import PostgresEvents
 from storage.queue import PostgresQueue
 from storage.sources import PostgresSources
+from storage.tail import PostgresTail
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -90,6 +92,7 @@ class Stores(NamedTuple):
     queue: Queue
     sources: SourceStore
     events: EventStore
+    tail: TailStore
     # Answers when the database does, whatever else it is asked; raises ConnectionError.
     ping: Callable[[], Awaitable[None]]
 
@@ -123,15 +126,18 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
     queue = Database(options.database_url, size=FLUSHES_IN_FLIGHT)
     control = Database(options.database_url, size=2, timeout_seconds=_CONTROL_TIMEOUT_SECONDS)
     queries = Database(options.database_url, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+    # Nobody's long query makes those wait who watch.
+    tails = Database(options.database_url, size=1)
     try:
         yield Stores(
             queue=PostgresQueue(queue),
             sources=PostgresSources(control, include_demo=options.mode == "demo"),
             events=PostgresEvents(queries),
+            tail=PostgresTail(tails),
             ping=PostgresEvents(control).ping,
         )
     finally:
-        for database in (queue, control, queries):
+        for database in (queue, control, queries, tails):
             await database.aclose()
 
 
@@ -154,7 +160,8 @@ async def start_core(
     ingest = IngestServicer(
         callers, admission, fingerprints, group_commit=group_commit, clock=clock, draining=draining
     )
-    query = QueryServicer(callers, readers, stores.events, quotas, clock)
+    tails = Tails(stores.tail, clock)
+    query = QueryServicer(callers, readers, stores.events, quotas=quotas, tails=tails, clock=clock)
     interceptor = CallInterceptor(callers)
     server = _make_server(interceptor)
     add_IngestServiceServicer_to_server(ingest, server)
@@ -175,6 +182,7 @@ async def start_core(
         yield port
     finally:
         draining.set()
+        tails.stop()
         await monitor.stop()
         await _stop(server, interceptor, options.drain_seconds)
         await group_commit.drain()
