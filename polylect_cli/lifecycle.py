@@ -5,10 +5,12 @@ those would import the parts.
 """
 
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 import typer
@@ -40,20 +42,28 @@ def core() -> None:
     """Run the core alone: gRPC, for a fleet."""
     settings = load_settings()
     check_files(settings)
-    _run("core", settings, {**_core_options(settings), "database_url": _database_url(settings)})
+    database_url = _running_database_url(settings, "core")
+    _run("core", settings, {**_core_options(settings), "database_url": database_url})
 
 
 def facade() -> None:
     """Run the facade alone: HTTP, for a fleet."""
     settings = load_settings()
     check_files(settings)
+    if settings.core_address and token(settings, "facade") is None:
+        # One made here would be unknown there.
+        raise SettingsError(
+            f"the facade must know the token by which the core at {settings.core_address} knows it: set "
+            "POLYLECT_FACADE_TOKEN as it is set there, or to what its data directory has in facade_token"
+        )
     _run("facade", settings, _facade_options(settings))
 
 
 def worker() -> None:
     """Run one worker alone, for a fleet."""
     settings = load_settings()
-    _run("worker", settings, {**_worker_options(settings), "database_url": _database_url(settings)})
+    database_url = _running_database_url(settings, "worker")
+    _run("worker", settings, {**_worker_options(settings), "database_url": database_url})
 
 
 def migrate() -> None:
@@ -140,6 +150,31 @@ def _database_url(settings: Settings) -> str:
             "set POLYLECT_DATA_DIR to where it ran, or set DATABASE_URL"
         )
     return url
+
+
+def _running_database_url(settings: Settings, part: str) -> str:
+    """Give the URL of the database a part alone works on. Raises SettingsError when nobody would start it.
+
+    A database that is set may be away: a part waits for it.
+    """
+    if settings.database_url:
+        return settings.database_url.get_secret_value()
+    url = saved_url(settings.data_dir / "postgres")
+    if url is None or not _listens(url):
+        raise SettingsError(
+            f"a {part} alone starts no database: set DATABASE_URL to the postgresql:// URL of the fleet's, or "
+            f"start `polylect up` (all parts and a database), which does not run in {settings.data_dir}"
+        )
+    return url
+
+
+def _listens(url: str) -> bool:
+    place = urlsplit(url)
+    try:
+        socket.create_connection((place.hostname or "", place.port or 0), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _migrate_embedded(settings: Settings) -> None:

@@ -22,8 +22,8 @@ def _url_of(server: EmbeddedPostgres, database: str) -> str:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A scratch server, with a migrated template database.
 
-    It doesn't sync: no test here survives a power cut. Those that kill servers start their own. PG_BIN names the
-    binaries of another version than the embedded one, to test over that.
+    It doesn't sync: no test here survives a power cut. Those that kill servers start their own. PG_BIN names
+    the binaries of another version than the embedded one, to test over that.
     """
     directory: Path = tmp_path_factory.mktemp("postgres")
     settings = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", "max_connections": "100"}

@@ -306,6 +306,32 @@ def test_a_directory_where_nothing_ran_has_no_token_and_no_database(nobody: Oper
         assert "set DATABASE_URL" in error
 
 
+@pytest.mark.parametrize("part", ["core", "worker"])
+def test_a_part_alone_does_not_wait_for_an_embedded_database_that_does_not_run(
+    nobody: Operator, part: str
+) -> None:
+    nobody.succeed("migrate")
+    code, error = nobody.fail(part)
+    assert code == 2
+    assert error.startswith(f"polylect: a {part} alone starts no database: set DATABASE_URL ")
+
+
+def test_a_host_that_is_none_is_named(nobody: Operator) -> None:
+    nobody.environment["POLYLECT_HOST"] = "no such host"
+    code, error = nobody.fail("up")
+    assert code == 2
+    assert "can't listen on no such host port" in error
+    assert "Unknown error" not in error
+    assert "set POLYLECT_HOST" in error
+
+
+def test_a_facade_of_a_core_elsewhere_is_told_the_token(nobody: Operator) -> None:
+    nobody.environment["POLYLECT_CORE_ADDRESS"] = "127.0.0.1:1"
+    code, error = nobody.fail("facade")
+    assert code == 2
+    assert "set POLYLECT_FACADE_TOKEN" in error
+
+
 def test_a_database_given_is_migrated(nobody: Operator, empty_database_url: str) -> None:
     nobody.environment |= {"DATABASE_URL": empty_database_url, "POLYLECT_MODE": "demo"}
     for _ in range(2):
