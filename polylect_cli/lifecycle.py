@@ -73,7 +73,7 @@ def migrate() -> None:
         # `up` does it too, so that one is needed only to look at a fresh schema.
         _migrate_embedded(settings)
     else:
-        options = {**_prepare_options(settings), "database_url": _database_url(settings)}
+        options = {**_prepare_options(settings), "database_url": _database_url(settings), "tell": True}
         _run("prepare", settings, options)
 
 
@@ -162,8 +162,8 @@ def _running_database_url(settings: Settings, part: str) -> str:
     url = saved_url(settings.data_dir / "postgres")
     if url is None or not _listens(url):
         raise SettingsError(
-            f"a {part} alone starts no database: set DATABASE_URL to the postgresql:// URL of the fleet's, or "
-            f"start `polylect up` (all parts and a database), which does not run in {settings.data_dir}"
+            f"a {part} alone starts no database: set DATABASE_URL to the postgresql:// URL of the fleet's, "
+            f"or start `polylect up` (all parts and a database), which does not run in {settings.data_dir}"
         )
     return url
 
@@ -180,7 +180,7 @@ def _listens(url: str) -> bool:
 def _migrate_embedded(settings: Settings) -> None:
     """Start the embedded database, prepare it, stop it. Raises EmbeddedPostgresError when it is in use."""
     with EmbeddedPostgres(settings.data_dir / "postgres", bin_dir=settings.pg_bin) as postgres:
-        options = {**_prepare_options(settings), "database_url": postgres.url}
+        options = {**_prepare_options(settings), "database_url": postgres.url, "tell": True}
         done = subprocess.run(
             [sys.executable, "-P", "-m", RUN_PART, "prepare"],
             input=pack(_log_options(settings), options),

@@ -21,6 +21,8 @@ from polylect.v1.event_pb2 import Device, Event, EventKind, Page, Revenue
 from polylect.v1.ingest_pb2 import IngestRequest
 from polylect.v1.ingest_pb2_grpc import IngestServiceStub
 
+from storage.migrate import HEAD
+
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
@@ -333,9 +335,14 @@ def test_a_facade_of_a_core_elsewhere_is_told_the_token(nobody: Operator) -> Non
 
 
 def test_a_database_given_is_migrated(nobody: Operator, empty_database_url: str) -> None:
-    nobody.environment |= {"DATABASE_URL": empty_database_url, "POLYLECT_MODE": "demo"}
+    nobody.environment["DATABASE_URL"] = empty_database_url
+    assert nobody.succeed("migrate") == f"migrated to revision {HEAD}\n"
+    assert nobody.succeed("migrate") == f"the schema is up to date (revision {HEAD})\n"
+    nobody.environment["POLYLECT_MODE"] = "demo"
     for _ in range(2):
-        nobody.succeed("migrate")
+        assert nobody.succeed("migrate") == (
+            f"the schema is up to date (revision {HEAD}); the documents' example keys are in (demo mode)\n"
+        )
     with psycopg.connect(empty_database_url) as connection:
         assert connection.execute("select count(*) from sources where demo").fetchone() == (4,)
     assert nobody.succeed("database-url") == f"{empty_database_url}\n"
@@ -343,7 +350,7 @@ def test_a_database_given_is_migrated(nobody: Operator, empty_database_url: str)
 
 def test_the_embedded_database_is_migrated(nobody: Operator) -> None:
     nobody.environment.pop("DATABASE_URL", None)
-    nobody.succeed("migrate")
+    assert nobody.succeed("migrate") == f"migrated to revision {HEAD}\n"
     assert re.fullmatch(
         r"postgresql://polylect:\S+@127\.0\.0\.1:\d+/polylect\n", nobody.succeed("database-url")
     )
