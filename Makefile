@@ -73,7 +73,7 @@ lint: $(VENV)/.dev ## Check style
 types: $(VENV)/.dev ## Check types (mypy strict)
 	$(BIN)/mypy
 
-test: $(VENV)/.dev ## Run all tests
+test: $(VENV)/.dev ## Run all tests; test-unit, -conformance, -contract, -architecture, -system: some
 	$(BIN)/python -m pytest
 
 test-unit test-conformance test-contract test-architecture test-system: test-%: $(VENV)/.dev

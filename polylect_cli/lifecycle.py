@@ -69,12 +69,12 @@ def worker() -> None:
 def migrate() -> None:
     """Bring the database's schema up to date, in demo mode make the examples; repeating changes nothing."""
     settings = load_settings()
-    if settings.database_url is None:
+    url = _running_url(settings)
+    if url is None:
         # `up` does it too, so that one is needed only to look at a fresh schema.
         _migrate_embedded(settings)
     else:
-        options = {**_prepare_options(settings), "database_url": _database_url(settings), "tell": True}
-        _run("prepare", settings, options)
+        _run("prepare", settings, {**_prepare_options(settings), "database_url": url, "tell": True})
 
 
 def config(
@@ -153,14 +153,9 @@ def _database_url(settings: Settings) -> str:
 
 
 def _running_database_url(settings: Settings, part: str) -> str:
-    """Give the URL of the database a part alone works on. Raises SettingsError when nobody would start it.
-
-    A database that is set may be away: a part waits for it.
-    """
-    if settings.database_url:
-        return settings.database_url.get_secret_value()
-    url = saved_url(settings.data_dir / "postgres")
-    if url is None or not _listens(url):
+    """Give the URL of the database a part alone works on. Raises SettingsError when nobody would start it."""
+    url = _running_url(settings)
+    if url is None:
         raise SettingsError(
             f"a {part} alone starts no database: set DATABASE_URL to the postgresql:// URL of the fleet's, "
             f"or start `polylect up` (all parts and a database), which does not run in {settings.data_dir}"
@@ -168,13 +163,19 @@ def _running_database_url(settings: Settings, part: str) -> str:
     return url
 
 
-def _listens(url: str) -> bool:
+def _running_url(settings: Settings) -> str | None:
+    """Give the URL of the database that is set, which may be away, or of the embedded one while it runs."""
+    if settings.database_url:
+        return settings.database_url.get_secret_value()
+    url = saved_url(settings.data_dir / "postgres")
+    if url is None:
+        return None
     place = urlsplit(url)
     try:
-        socket.create_connection((place.hostname or "", place.port or 0), timeout=5).close()
+        socket.create_connection((place.hostname, place.port), timeout=5).close()
     except OSError:
-        return False
-    return True
+        return None
+    return url
 
 
 def _migrate_embedded(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from polylect.v1.event_pb2 import Device, Event, EventKind, Page, Revenue
 from polylect.v1.ingest_pb2 import IngestRequest
 from polylect.v1.ingest_pb2_grpc import IngestServiceStub
 
+from storage.embedded import EmbeddedPostgres
 from storage.migrate import HEAD
 
 
@@ -354,6 +355,12 @@ def test_the_embedded_database_is_migrated(nobody: Operator) -> None:
     assert re.fullmatch(
         r"postgresql://polylect:\S+@127\.0\.0\.1:\d+/polylect\n", nobody.succeed("database-url")
     )
+
+
+def test_the_embedded_database_is_migrated_while_it_runs(nobody: Operator, tmp_path: Path) -> None:
+    nobody.environment.pop("DATABASE_URL", None)
+    with EmbeddedPostgres(tmp_path / "data" / "postgres"):
+        assert nobody.succeed("migrate") == f"migrated to revision {HEAD}\n"
 
 
 def test_a_facade_stops_without_complaint(nobody: Operator, tmp_path: Path) -> None:
