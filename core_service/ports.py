@@ -74,7 +74,7 @@ class SourceStore(Protocol):
     ) -> Key | None:
         """Insert `key` and let the old one expire, both or neither; give the old key as it then stands.
 
-        An earlier end of the old key stays. None, and nothing done, when it is revoked, or there is none.
+        None, and nothing done, when the old key has an end already, or there is none.
         """
 
     async def revoke_key(self, key_id: str, revoked_at: datetime) -> Key | None:

@@ -22,6 +22,9 @@ from polylect.v1.event_pb2 import Device, Event, EventKind, Page, Revenue
 from polylect.v1.ingest_pb2 import IngestRequest
 from polylect.v1.ingest_pb2_grpc import IngestServiceStub
 
+from storage.embedded import EmbeddedPostgres
+from storage.migrate import HEAD
+
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
@@ -327,10 +330,41 @@ def test_a_directory_where_nothing_ran_has_no_token_and_no_database(nobody: Oper
         assert "set DATABASE_URL" in error
 
 
+@pytest.mark.parametrize("part", ["core", "worker"])
+def test_a_part_alone_does_not_wait_for_an_embedded_database_that_does_not_run(
+    nobody: Operator, part: str
+) -> None:
+    nobody.succeed("migrate")
+    code, error = nobody.fail(part)
+    assert code == 2
+    assert error.startswith(f"polylect: a {part} alone starts no database: set DATABASE_URL ")
+
+
+def test_a_host_that_is_none_is_named(nobody: Operator) -> None:
+    nobody.environment["POLYLECT_HOST"] = "no such host"
+    code, error = nobody.fail("up")
+    assert code == 2
+    assert "can't listen on no such host port" in error
+    assert "Unknown error" not in error
+    assert "set POLYLECT_HOST" in error
+
+
+def test_a_facade_of_a_core_elsewhere_is_told_the_token(nobody: Operator) -> None:
+    nobody.environment["POLYLECT_CORE_ADDRESS"] = "127.0.0.1:1"
+    code, error = nobody.fail("facade")
+    assert code == 2
+    assert "set POLYLECT_FACADE_TOKEN" in error
+
+
 def test_a_database_given_is_migrated(nobody: Operator, empty_database_url: str) -> None:
-    nobody.environment |= {"DATABASE_URL": empty_database_url, "POLYLECT_MODE": "demo"}
+    nobody.environment["DATABASE_URL"] = empty_database_url
+    assert nobody.succeed("migrate") == f"migrated to revision {HEAD}\n"
+    assert nobody.succeed("migrate") == f"the schema is up to date (revision {HEAD})\n"
+    nobody.environment["POLYLECT_MODE"] = "demo"
     for _ in range(2):
-        nobody.succeed("migrate")
+        assert nobody.succeed("migrate") == (
+            f"the schema is up to date (revision {HEAD}); the documents' example keys are in (demo mode)\n"
+        )
     with psycopg.connect(empty_database_url) as connection:
         assert connection.execute("select count(*) from sources where demo").fetchone() == (4,)
     assert nobody.succeed("database-url") == f"{empty_database_url}\n"
@@ -338,10 +372,16 @@ def test_a_database_given_is_migrated(nobody: Operator, empty_database_url: str)
 
 def test_the_embedded_database_is_migrated(nobody: Operator) -> None:
     nobody.environment.pop("DATABASE_URL", None)
-    nobody.succeed("migrate")
+    assert nobody.succeed("migrate") == f"migrated to revision {HEAD}\n"
     assert re.fullmatch(
         r"postgresql://polylect:\S+@127\.0\.0\.1:\d+/polylect\n", nobody.succeed("database-url")
     )
+
+
+def test_the_embedded_database_is_migrated_while_it_runs(nobody: Operator, tmp_path: Path) -> None:
+    nobody.environment.pop("DATABASE_URL", None)
+    with EmbeddedPostgres(tmp_path / "data" / "postgres"):
+        assert nobody.succeed("migrate") == f"migrated to revision {HEAD}\n"
 
 
 def test_a_facade_stops_without_complaint(nobody: Operator, tmp_path: Path) -> None:
