@@ -48,6 +48,7 @@ _CLAIM_SETTINGS = "SET LOCAL synchronous_commit = off"
 
 log = structlog.get_logger()
 
+_compressor = zstandard.ZstdCompressor(level=1)
 
 class PostgresQueue:
     """The core's end of the queue. Give it a Database of its own, so that queries can't make it wait."""
@@ -155,7 +156,7 @@ def encode_batch(batch: bytes) -> bytes:
     """Give the payload for an EventBatch's bytes: these, or one zstd frame of them where that is smaller."""
     if len(batch) < _COMPRESS_FROM_BYTES:
         return batch
-    compressed = zstandard.ZstdCompressor(level=1).compress(batch)
+    compressed = _compressor.compress(batch)
     return compressed if len(compressed) < len(batch) else batch
 
 
