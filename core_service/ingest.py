@@ -6,9 +6,11 @@ An answer leaves only when everything it speaks of is durable.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.event_pb2 import Event
 from polylect.v1.ingest_pb2 import (
@@ -50,6 +52,8 @@ _BROKEN = Objection(reasons.ERROR_REASON_INTERNAL, "Internal error")
 _Answer: TypeAlias = asyncio.Task[IngestStreamResponse]
 
 log = structlog.get_logger()
+
+_wants_fingerprint = attrgetter("fingerprint_visitor")
 
 
 class IngestServicer(IngestServiceServicer):
@@ -105,7 +109,14 @@ class IngestServicer(IngestServiceServicer):
         for one in request.requests:
             outcome = response.outcomes.add()
             try:
-                receipt = await self._take(one, outcome, now)
+                key = self._admission.enter(one, outcome, now)
+                if key is None:
+                    continue
+                items = list(one.items)
+                received_at = received_at_of(one, self._clock)
+                if any(map(_wants_fingerprint, items)):
+                    await self._have_salt(received_at)
+                receipt = self._admission.judge(one, items, outcome, key, received_at)
             except StorageUnavailable as error:
                 _refuse_whole(outcome, Objection(error.reason, error.message))
                 continue
@@ -114,7 +125,7 @@ class IngestServicer(IngestServiceServicer):
                 log.exception("request_failed", request_id=one.request_id, dialect=one.dialect)
                 _refuse_whole(outcome, _BROKEN)
                 continue
-            if receipt is not None and receipt.items:
+            if receipt.items:
                 placed.append((outcome, consignment.add(receipt.items)))
         errors = await self._group_commit.commit(consignment.parcels)
         if any(errors):
@@ -181,21 +192,15 @@ class IngestServicer(IngestServiceServicer):
         await self._take_direct(message.events, key, context, f"{_SERVICE}/IngestStream", response.results)
         return response
 
-    async def _take(self, request: ClientRequest, outcome: ClientOutcome, now: float) -> Receipt | None:
-        key = self._admission.enter(request, outcome, now)
-        if key is None:
-            return None
-        received_at = received_at_of(request, self._clock)
-        items = list(request.items)
-        if not self._fingerprints.ready(received_at.seconds) and any(
-            item.fingerprint_visitor for item in items
-        ):
-            try:
-                await self._fingerprints.prepare(received_at.seconds)
-            except ConnectionError as error:
-                log.warning("salt_unavailable", error=str(error))
-                raise StorageUnavailable from error
-        return self._admission.judge(request, items, outcome, key, received_at)
+    async def _have_salt(self, received_at: Timestamp) -> None:
+        """Have the salt of that day at hand. Raises StorageUnavailable."""
+        if self._fingerprints.ready(received_at.seconds):
+            return
+        try:
+            await self._fingerprints.prepare(received_at.seconds)
+        except ConnectionError as error:
+            log.warning("salt_unavailable", error=str(error))
+            raise StorageUnavailable from error
 
     async def _take_direct(
         self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str, results: Results
