@@ -11,7 +11,6 @@ from typing import Protocol
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.query_pb2 import ListEventsRequest
-from polylect.v1.queue_pb2 import EventBatch
 from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
 
 
@@ -38,8 +37,8 @@ class StoredSource(Protocol):
 class Queue(Protocol):
     """The durable log between core and worker."""
 
-    async def append(self, batch: EventBatch) -> None:
-        """Make `batch` durable; it is when this returns. At most one row, all or nothing."""
+    async def append(self, batch: bytes, item_count: int) -> None:
+        """Make an EventBatch durable, given in bytes; it is when this returns. One row, all or nothing."""
 
 
 class SourceStore(Protocol):

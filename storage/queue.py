@@ -48,6 +48,7 @@ _CLAIM_SETTINGS = "SET LOCAL synchronous_commit = off"
 
 log = structlog.get_logger()
 
+_compressor = zstandard.ZstdCompressor(level=1)
 
 class PostgresQueue:
     """The core's end of the queue. Give it a Database of its own, so that queries can't make it wait."""
@@ -56,14 +57,11 @@ class PostgresQueue:
         self._database = database
         self._prepared: WeakSet[Connection] = WeakSet()
 
-    async def append(self, batch: EventBatch) -> None:
-        """Commit `batch` as one row, synced to disk; an empty one needs none.
+    async def append(self, batch: bytes, item_count: int) -> None:
+        """Commit an EventBatch of so many items, given in bytes, as one row, synced to disk.
 
         Raises StorageUnavailable; when the connection broke at the commit, the row may be there all the same.
         """
-        item_count = len(batch.events) + len(batch.quarantined)
-        if not item_count:
-            return
         payload = encode_batch(batch)
         async with self._database.connection() as connection:
             try:
@@ -154,13 +152,12 @@ def _lock(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
         step = min(max(fitting, 1), _LARGEST_FETCH_ROWS)
 
 
-def encode_batch(batch: EventBatch) -> bytes:
-    """Give the payload for `batch`: its bytes, or one zstd frame of them where that is smaller."""
-    plain = batch.SerializeToString()
-    if len(plain) < _COMPRESS_FROM_BYTES:
-        return plain
-    compressed = zstandard.ZstdCompressor(level=1).compress(plain)
-    return compressed if len(compressed) < len(plain) else plain
+def encode_batch(batch: bytes) -> bytes:
+    """Give the payload for an EventBatch's bytes: these, or one zstd frame of them where that is smaller."""
+    if len(batch) < _COMPRESS_FROM_BYTES:
+        return batch
+    compressed = _compressor.compress(batch)
+    return compressed if len(compressed) < len(batch) else batch
 
 
 def decode_batch(payload: bytes) -> EventBatch:
