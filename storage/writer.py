@@ -14,18 +14,16 @@ import psycopg
 import structlog
 from polylect.v1.event_pb2 import EVENT_KIND_IDENTIFY, Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
-from psycopg import sql
 
 from storage.dedup import dedup_key
 from storage.enrich import Enricher
 from storage.partitions import Partitions
 from storage.quarantine_rows import insert_quarantined, unwritable, words_of
-from storage.rows import COLUMNS, row_of
+from storage.rows import COLUMNS, COPY, Row, row_of, write_rows
 
 Clock = Callable[[], datetime]
 Connection = psycopg.Connection[Any]
 
-_COPY = sql.SQL("COPY events ({}) FROM STDIN").format(sql.SQL(", ").join(map(sql.Identifier, COLUMNS)))
 _RECEIVED_AT = COLUMNS.index("received_at")
 
 # Returns the events whose key nobody had within the window: they alone insert or renew a row.
@@ -80,7 +78,7 @@ class _Prepared(NamedTuple):
 
     event: Event
     event_id: str
-    row: tuple[Any, ...]
+    row: Row
     # (source_id, dedup key); None without a client's id.
     key: tuple[str, str] | None
     received_micros: int
@@ -210,10 +208,8 @@ class Writer:
     def _insert(self, connection: Connection, prepared: Sequence[_Prepared]) -> int:
         fresh = self._without_duplicates(connection, prepared)
         if fresh:
-            # Measured: the C formatter of write_row takes 1.3 µs a row, lines joined in Python 3.8 µs.
-            with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
-                for one in fresh:
-                    copy.write_row(one.row)
+            with connection.cursor() as cursor, cursor.copy(COPY) as copy:
+                write_rows(copy, [one.row for one in fresh])
         links = _links_of(fresh)
         if links:
             rows = [(one.event.source_id, one.row[_RECEIVED_AT], one.event_id) for _, one in links]
