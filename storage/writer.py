@@ -4,7 +4,6 @@ Everything happens in the caller's transaction. Hides the statements, what count
 how the one bad event among thousands is found. It must not know of the queue.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -48,7 +47,9 @@ SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::uuid[], %s::text[], %s::
 ON CONFLICT (source_id, anonymous_id, linked_at, event_id) DO NOTHING
 """
 
-_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+# The shape of ids in canonical form, and what turns ids into their shape: a third of what a pattern takes.
+_TWO_UUIDS = b"hhhhhhhh-hhhh-hhhh-hhhh-hhhhhhhhhhhh" * 2
+_HEX_DIGITS_TO_H = bytes.maketrans(b"0123456789abcdefh", b"h" * 16 + b"?")
 _EPOCH_DAY = date(1970, 1, 1)
 _MICROS_PER_SECOND = 1_000_000
 _MICROS_PER_DAY = 86_400 * _MICROS_PER_SECOND
@@ -157,7 +158,7 @@ class Writer:
 
     def _prepare_one(self, event: Event) -> _Prepared:
         event_id, source_id, received_at = event.event_id, event.source_id, event.received_at
-        if not (_CANONICAL_UUID(event_id) and _CANONICAL_UUID(source_id)):
+        if (event_id + source_id).encode().translate(_HEX_DIGITS_TO_H) != _TWO_UUIDS:
             raise ValueError("event_id or source_id is no uuid in canonical form")
         seconds = received_at.seconds
         if not 0 <= seconds < _END_OF_TIME_SECONDS:
