@@ -51,9 +51,9 @@ class WorkerOptions:
     # A claim takes whole queue rows, one at least, until it has so many items, or bytes.
     claim_items: int = 2_000
     claim_bytes: int = 4 << 20
-    # A claim of fewer items is followed by a pause, so that the next is worth its transaction.
-    small_claim_items: int = 500
-    small_claim_pause_seconds: float = 0.1
+    # From the start of a claim that left nothing behind to the start of the next, so that it is worth its
+    # transaction.
+    claim_interval_seconds: float = 0.1
     # How often to look into an empty queue, growing from the former to the latter.
     idle_pause_seconds: float = 0.05
     longest_idle_pause_seconds: float = 0.25
@@ -125,9 +125,8 @@ class Worker:
                 continue
             if claimed:
                 idle_seconds = self._options.idle_pause_seconds
-                small = claimed.emptied and claimed.items < self._options.small_claim_items
-                rest = self._options.small_claim_pause_seconds - (monotonic() - started)
-                wait_seconds = max(0.0, rest) if small else 0.0
+                rest = self._options.claim_interval_seconds - (monotonic() - started)
+                wait_seconds = max(0.0, rest) if claimed.emptied else 0.0
             else:
                 wait_seconds = idle_seconds
                 idle_seconds = min(2 * idle_seconds, self._options.longest_idle_pause_seconds)
