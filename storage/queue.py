@@ -118,7 +118,8 @@ def claim(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
     for queue_id, payload in connection.execute(_PAYLOADS, (locked,), binary=True):
         queue_ids.append(queue_id)
         try:
-            batch = decode_batch(payload)
+            plain = _inflated(payload)
+            batch = _parsed(plain)
         except ValueError as error:
             # In quarantine an operator can find it; in the queue it would stop everything behind it.
             log.error("queue_row_undecodable", queue_id=queue_id, error=str(error))
@@ -126,7 +127,7 @@ def claim(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
             continue
         events += batch.events
         refused += batch.quarantined
-        decoded_bytes += batch.ByteSize()
+        decoded_bytes += len(plain)
         if decoded_bytes >= max_bytes:
             break
     return Claim(connection, queue_ids, events, refused, emptied and len(queue_ids) == len(locked))
@@ -162,9 +163,20 @@ def encode_batch(batch: bytes) -> bytes:
 
 def decode_batch(payload: bytes) -> EventBatch:
     """Give the batch of a payload. Raises ValueError when it holds none."""
+    return _parsed(_inflated(payload))
+
+
+def _inflated(payload: bytes) -> bytes:
+    if not payload.startswith(_ZSTD_MAGIC):
+        return payload
     try:
-        if payload.startswith(_ZSTD_MAGIC):
-            payload = zstandard.ZstdDecompressor().decompress(payload, max_output_size=_LARGEST_BATCH_BYTES)
-        return EventBatch.FromString(payload)
-    except (zstandard.ZstdError, DecodeError) as error:
+        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=_LARGEST_BATCH_BYTES)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"not the payload of a batch: {error}") from error
+
+
+def _parsed(plain: bytes) -> EventBatch:
+    try:
+        return EventBatch.FromString(plain)
+    except DecodeError as error:
         raise ValueError(f"not the payload of a batch: {error}") from error

@@ -288,7 +288,7 @@ def test_an_idle_worker_looks_less_and_less_often(worker: Worker) -> None:
     assert script.waits == [0, 0.05, 0.1, 0.2, 0.25, 0.25, 0.25]
 
 
-def test_after_a_small_claim_it_lets_the_next_grow(
+def test_when_nothing_is_left_it_lets_the_next_claim_grow(
     worker: Worker, connection: psycopg.Connection[Any]
 ) -> None:
     script = Script(None, None, None, lambda: enqueue(connection, make_event()), None)
@@ -302,7 +302,7 @@ def test_it_never_waits_while_more_is_queued(database_url: str, connection: psyc
     for _ in range(4):
         enqueue(connection, make_event())
     script = Script(*[None] * 4)
-    worker = Worker(WorkerOptions(database_url, claim_items=1, small_claim_pause_seconds=60), Clock())
+    worker = Worker(WorkerOptions(database_url, claim_items=1, claim_interval_seconds=60), Clock())
     worker.work(script)
     worker.close()
     assert script.waits[:4] == [0, 0, 0, 0]
