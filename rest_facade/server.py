@@ -105,7 +105,7 @@ def _settings(options: FacadeOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "bind": f"{host}:{options.port}",
         "workers": options.workers,
-        "worker_class": "rest_facade.connections.FacadeWorker",
+        "worker_class": "rest_facade.gunicorn_worker.FacadeWorker",
         "worker_connections": options.max_connections,
         "backlog": options.backlog,
         "keepalive": options.keep_alive_seconds,
