@@ -10,6 +10,7 @@ import psycopg
 from polylect.v1.event_pb2 import EVENT_KIND_GROUP, Event
 from polylect.v1.identity_pb2 import GroupMembership
 from sqlalchemy import ARRAY, ColumnElement, Select, Text, cast, func, literal, null, select, true, union_all
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from storage.identity import Fact, user_said
 from storage.schema import group_links
@@ -68,7 +69,11 @@ def groups_of_user(source_id: str, user_id: str, visitors: Sequence[str]) -> Sel
     `visitors` are all it may ever have been, latest first; of many, the first ones are looked into.
     """
     own = _latest(group_links.c.user_id == user_id, source_id, _OWN_RECORDS, null())
-    asked = func.unnest(cast(list(visitors[:_VISITORS]), ARRAY(Text))).table_valued("visitor").alias("asked")
+    asked = (
+        func.unnest(cast(list(visitors[:_VISITORS]), ARRAY(Text)))
+        .table_valued("visitor")
+        .render_derived(name="asked")
+    )
     theirs = []
     for name in _VISITOR_COLUMNS:
         latest = (
@@ -113,7 +118,7 @@ def _grouped(each: Sequence[Select[Any]]) -> Select[Any]:
     # Of a group the latest record; of one found in several ways, the user's own.
     latest = (
         select(found)
-        .distinct(found.c.group_id)
+        .ext(distinct_on(found.c.group_id))
         .order_by(
             found.c.group_id,
             found.c.linked_at.desc(),

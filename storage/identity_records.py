@@ -20,6 +20,7 @@ from polylect.v1.identity_pb2 import (
 )
 from sqlalchemy import (
     CTE,
+    Boolean,
     Column,
     ColumnElement,
     Select,
@@ -48,6 +49,7 @@ _USER, _VISITOR = "user_id", "anonymous_id"
 _LINKS_SEARCHED = 10_000
 _MOST_CONNECTED = 1_000
 
+_NOT_A_LINK = cast(null(), Boolean).label("in_force")
 _TIMESTAMP, _UUID = identity_links.c.linked_at.type, identity_links.c.event_id.type
 
 
@@ -159,7 +161,7 @@ def _records(asked: _Asked, before: _Position | None, limit: int) -> Select[Any]
                 link.linked_at.label("at"),
                 link.event_id.label("record_id"),
                 *(link.anonymous_id, link.user_id, link_is_in_force().label("in_force")),
-                null().label("reason"),
+                cast(null(), Text).label("reason"),
             ).where(*asked.conditions(identity_links)),
         ),
         # As many as the administrator made for the id: few, so that sorting them is cheap.
@@ -169,7 +171,12 @@ def _records(asked: _Asked, before: _Position | None, limit: int) -> Select[Any]
             select(
                 unlink.unlinked_at.label("at"),
                 unlink.unlink_id.label("record_id"),
-                *(unlink.anonymous_id, unlink.user_id, null().label("in_force"), unlink.reason),
+                *(
+                    unlink.anonymous_id,
+                    unlink.user_id,
+                    _NOT_A_LINK,
+                    unlink.reason,
+                ),
             ).where(*asked.conditions(identity_unlinks)),
         ),
     )
