@@ -109,7 +109,9 @@ class PostgresIdentity:
         rows = await self._database.rows(_records(asked, before, page_size + 1))
         if len(rows) > page_size:
             rows = rows[:page_size]
-            answer.next_page_token = _token_of(rows[-1], kind)
+            last = rows[-1]
+            position = _Position(last["at"], last["record_id"], last[_VISITOR])
+            answer.next_page_token = _token_of(position, kind)
         answer.records.extend(map(_record_of, reversed(rows)))
         if before is None:
             connected = await self._database.rows(_connected(asked))
@@ -310,19 +312,19 @@ def _connected_of(row: dict[str, Any], kind: str) -> ConnectedIdentity:
     return ConnectedIdentity(**{kind: row["other"]}, last_linked_at=last, in_force=row["in_force"])
 
 
-def _token_of(row: dict[str, Any], kind: str) -> str:
-    content = msgspec.json.encode([kind, row["at"], row["record_id"], row[_VISITOR]])
+def _token_of(position: _Position, kind: str) -> str:
+    content = msgspec.json.encode([kind, *position])
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 def _position_of(token: str, kind: str) -> _Position:
     try:
-        content = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        of_kind, at, record_id, anonymous_id = msgspec.json.decode(
-            content, type=tuple[str, datetime, UUID, str]
-        )
+        content = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+        _, at, record_id, anonymous_id = msgspec.json.decode(content, type=tuple[str, datetime, UUID, str])
     except ValueError as error:
         raise ValueError("not a page token") from error
-    if of_kind != kind or at.tzinfo is None or "\0" in anonymous_id:
+    position = _Position(at, str(record_id), anonymous_id)
+    # A position has one token in a list: whatever else can be read as one is none of ours.
+    if _token_of(position, kind) != token or "\0" in anonymous_id:
         raise ValueError("not a page token of this list")
-    return _Position(at, str(record_id), anonymous_id)
+    return position

@@ -1,9 +1,11 @@
 """Who a visitor is: identifies and unlinks are records that alone decide, in whatever order they came."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -244,6 +246,37 @@ def _compare(store: Store, source_id: str, model: Model) -> None:
         assert store.of_visitor(source_id, visitor, 3) == model.of_visitor(visitor)
 
 
+_DOCUMENT = (Path(__file__).parents[3] / "docs" / "identity.md").read_text()
+_STORIES = dict(re.findall(r"^\*\*([^*]+)\.\*\*.*?^```story\n(.*?)^```", _DOCUMENT, re.MULTILINE | re.DOTALL))
+_LINE = re.compile(r"10:(\d\d)  (\w+) +((?:\w+=\S+ *)+)(?:→ (\S+))?\n")
+_FIELDS = {"visitor": "anonymous_id", "cookie": "cookie_id", "user": "user_id"}
+
+
+@pytest.mark.parametrize("title", _STORIES)
+@pytest.mark.parametrize("step", [1, -1], ids=["forwards", "backwards"])
+def test_the_documents_examples_are_so(
+    connection: psycopg.Connection[Any], worker: Worker, store: Store, title: str, step: int
+) -> None:
+    source_id, story = str(uuid4()), _STORIES[title]
+    lines = [match.groups() for match in _LINE.finditer(story)]
+    assert len(lines) == story.count("\n")
+    expected = {}
+    for number, (minute, kind, ids, reads) in list(enumerate(lines))[::step]:
+        fields = {_FIELDS[name]: text for name, text in (one.split("=") for one in ids.split())}
+        if kind == "unlink":
+            unlink = undone(number, int(minute), source_id, fields["anonymous_id"], fields["user_id"])
+            take_back(connection, store, source_id, unlink)
+            continue
+        event = said(number, int(minute), source_id, kind, **fields)
+        settle(connection, worker, [event])
+        expected[event.event_id] = "" if reads == "nobody" else reads
+    assert store.users(source_id) == expected
+
+
+def test_the_document_has_all_its_examples() -> None:
+    assert len(_STORIES) == _DOCUMENT.count("```story") >= 9
+
+
 def test_every_identify_is_a_record(connection: psycopg.Connection[Any], worker: Worker) -> None:
     source_id = str(uuid4())
     repeated = [
@@ -275,6 +308,20 @@ def test_sources_know_nothing_of_each_others_users(
     assert set(store.users(None, user_id="ann")) == set(store.users(mine))
 
 
+def _looks(connection: psycopg.Connection[Any]) -> tuple[int, int]:
+    """Give how often indexes of links were looked into, and how many rows were read."""
+    # What a session read is counted at its end.
+    connection.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    [(looks, rows)] = connection.execute(
+        "SELECT idx_scan, idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables"
+        " WHERE relname = 'identity_links'"
+    )
+    return looks, rows
+
+
 def test_a_visitor_of_many_records_is_looked_up_not_searched(
     connection: psycopg.Connection[Any], worker: Worker, store: Store
 ) -> None:
@@ -291,14 +338,30 @@ def test_a_visitor_of_many_records_is_looked_up_not_searched(
     expected = {event.event_id: f"user {max(number, 1)}" for number, event in enumerate(events)}
     assert store.users(source_id) == expected
     assert store.users(source_id, user_id="user 7") == {events[7].event_id: "user 7"}
-    # What a session read is counted at its end.
-    connection.execute(
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
-    [(looks, rows)] = connection.execute(
-        "SELECT idx_scan, idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables"
-        " WHERE relname = 'identity_links'"
-    )
+    looks, rows = _looks(connection)
     assert looks >= 400
     assert rows < 2_000
+
+
+def test_links_that_are_void_are_not_passed_one_by_one(
+    connection: psycopg.Connection[Any], worker: Worker, store: Store
+) -> None:
+    source_id = str(uuid4())
+    first = said(0, -1, source_id, anonymous_id="kiosk", user_id="ann", kind="identify")
+    events = [said(number, 30_000 + number, source_id, anonymous_id="kiosk") for number in range(1, 101)]
+    settle(connection, worker, [first, *events])
+    connection.execute(
+        "INSERT INTO identity_links (source_id, anonymous_id, user_id, event_id, linked_at)"
+        " SELECT %s::uuid, 'kiosk', 'bob', %s::uuid, %s + n * interval '1 second'"
+        " FROM generate_series(1, 20000) AS n",
+        (source_id, str(UUID(int=0)), NOW),
+    )
+    assert store.unlink(source_id, undone(0, 29_000, source_id, "kiosk", "bob")).voided_links == 20_000
+    connection.execute("VACUUM ANALYZE identity_links")
+    _, before = _looks(connection)
+    expected = {event.event_id: "ann" for event in (first, *events)}
+    assert store.users(source_id) == expected
+    assert store.users(source_id, user_id="ann") == expected
+    assert store.users(source_id, user_id="bob") == {}
+    _, after = _looks(connection)
+    assert after - before < 2_000
