@@ -66,15 +66,10 @@ async def test_records_are_shown_to_whom_they_belong(core: Caller, shops: Shops)
 
 
 async def test_what_is_asked_wrongly_is_told(core: Caller, shops: Shops) -> None:
+    ann, public = GetIdentityRequest(user_id="ann"), bearer(shops.public_key)
     for request, metadata, code, reason, field in (
-        (
-            GetIdentityRequest(user_id="ann"),
-            bearer(shops.public_key),
-            "PERMISSION_DENIED",
-            "SCOPE_MISSING",
-            "",
-        ),
-        (GetIdentityRequest(user_id="ann"), FACADE, "PERMISSION_DENIED", "SCOPE_MISSING", ""),
+        (ann, public, "PERMISSION_DENIED", "SCOPE_MISSING", ""),
+        (ann, FACADE, "PERMISSION_DENIED", "SCOPE_MISSING", ""),
         (ann, (), "UNAUTHENTICATED", "CREDENTIAL_MISSING", ""),
         (ann, ADMIN, "INVALID_ARGUMENT", "FIELD_MISSING", "source"),
         (GetIdentityRequest(source="shop"), ADMIN, "INVALID_ARGUMENT", "FIELD_MISSING", "user_id"),
