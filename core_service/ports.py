@@ -9,6 +9,7 @@ from datetime import date, datetime
 from typing import Protocol
 
 from polylect.v1.event_pb2 import Event
+from polylect.v1.identity_pb2 import GetIdentityResponse, IdentityUnlink, UnlinkIdentityResponse
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.query_pb2 import ListEventsRequest
 from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
@@ -132,3 +133,26 @@ class TailStore(Protocol):
         self, source_id: str | None, after_id: str, known: Collection[str], limit: int
     ) -> list[QuarantinedEvent]:
         """Give the newest entries of the quarantine in the same way."""
+
+
+class IdentityStore(Protocol):
+    """Who is who, in one source."""
+
+    async def user_identity(
+        self, source_id: str, user_id: str, page_size: int, page_token: str
+    ) -> GetIdentityResponse:
+        """Give a page of what is known of a user. Raises ValueError for a page token of another list."""
+
+    async def visitor_identity(
+        self, source_id: str, anonymous_id: str, page_size: int, page_token: str
+    ) -> GetIdentityResponse:
+        """Give a page of what is known of a visitor. Raises ValueError for a page token of another list."""
+
+    async def unlink(
+        self, source_id: str, unlink: IdentityUnlink, *, dry_run: bool
+    ) -> UnlinkIdentityResponse | None:
+        """Add the record `unlink`, and give it as it then stands with what it changes; once.
+
+        Its time is moved to that of the latest link, where that is later. None, and nothing done, when no
+        link of the two is in force. A dry run does nothing, and gives the record without its id.
+        """

@@ -16,7 +16,8 @@ import grpc
 import structlog
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from polylect.v1 import ingest_pb2, quarantine_pb2, query_pb2, source_pb2
+from polylect.v1 import identity_pb2, ingest_pb2, quarantine_pb2, query_pb2, source_pb2
+from polylect.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from polylect.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
 from polylect.v1.quarantine_pb2_grpc import add_QuarantineServiceServicer_to_server
 from polylect.v1.query_pb2_grpc import add_QueryServiceServicer_to_server
@@ -27,16 +28,18 @@ from core_service.callers import Callers
 from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
 from core_service.discovery import add_reflection
 from core_service.fingerprint import Fingerprints
+from core_service.identity import IdentityServicer
 from core_service.ingest import IngestServicer
 from core_service.interceptor import CallInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
-from core_service.ports import EventStore, Queue, SourceStore, TailStore
+from core_service.ports import EventStore, IdentityStore, Queue, SourceStore, TailStore
 from core_service.query import QuarantineServicer, QueryServicer, Readers
 from core_service.sources import SourceServicer
 from core_service.tail import Tails
 from storage.database import Database
 from storage.events import PostgresEvents
+from storage.identity_records import PostgresIdentity
 from storage.queue import PostgresQueue
 from storage.sources import PostgresSources
 from storage.tail import PostgresTail
@@ -48,6 +51,7 @@ SERVICES = tuple(
         (query_pb2, "QueryService"),
         (source_pb2, "SourceService"),
         (quarantine_pb2, "QuarantineService"),
+        (identity_pb2, "IdentityService"),
     )
 )
 
@@ -93,6 +97,7 @@ class Stores(NamedTuple):
     sources: SourceStore
     events: EventStore
     tail: TailStore
+    identity: IdentityStore
     # Answers when the database does, whatever else it is asked; raises ConnectionError.
     ping: Callable[[], Awaitable[None]]
 
@@ -134,6 +139,7 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
             sources=PostgresSources(control, include_demo=options.mode == "demo"),
             events=PostgresEvents(queries),
             tail=PostgresTail(tails),
+            identity=PostgresIdentity(queries),
             ping=PostgresEvents(control).ping,
         )
     finally:
@@ -168,6 +174,7 @@ async def start_core(
     add_QueryServiceServicer_to_server(query, server)
     add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
     add_QuarantineServiceServicer_to_server(QuarantineServicer(callers, readers, stores.events), server)
+    add_IdentityServiceServicer_to_server(IdentityServicer(callers, readers, stores.identity, clock), server)
     add_reflection((*SERVICES, health.SERVICE_NAME), server)
     monitor = _Health(server, keys, stores.ping)
     port = _listen(server, options)

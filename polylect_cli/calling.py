@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
+from polylect.v1.identity_pb2_grpc import IdentityServiceStub
 from polylect.v1.query_pb2_grpc import QueryServiceStub
 from polylect.v1.source_pb2_grpc import SourceServiceStub
 
@@ -31,6 +32,7 @@ class Core:
     def __init__(self, settings: Settings, channel: grpc.Channel, admin_token: str) -> None:
         self.sources = SourceServiceStub(channel)
         self.queries = QueryServiceStub(channel)
+        self.identity = IdentityServiceStub(channel)
         self._target = settings.core_target
         self._metadata = (("authorization", f"Bearer {admin_token}"),)
 

@@ -16,6 +16,7 @@ from polylect.v1.quarantine_pb2 import QuarantinedEvent
 
 from storage.dedup import dedup_key
 from storage.enrich import Enricher
+from storage.group_links import insert_group_links
 from storage.partitions import Partitions
 from storage.quarantine_rows import insert_quarantined, unwritable, words_of
 from storage.rows import COLUMNS, COPY, Row, row_of, write_rows
@@ -216,6 +217,7 @@ class Writer:
             rows = [(one.event.source_id, one.row[_RECEIVED_AT], one.event_id) for _, one in links]
             visitors, users = zip(*((visitor, one.event.user_id) for visitor, one in links), strict=True)
             connection.execute(_LINK, [*_array_literals(rows), list(visitors), list(users)])
+        insert_group_links(connection, ((one.event, one.row[_RECEIVED_AT]) for one in fresh))
         return len(fresh)
 
     def _without_duplicates(self, connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:

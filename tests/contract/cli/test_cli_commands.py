@@ -442,7 +442,7 @@ def test_help_is_everywhere(nobody: Operator) -> None:
     assert {"up", "core", "facade", "worker", "migrate", "config", "database-url", "send", "events"} < set(
         listed
     )
-    for group in ("source", "key"):
+    for group in ("source", "key", "identity"):
         listed += [
             f"{group} {name}" for name in re.findall(r"^  ([a-z]+)  ", nobody.succeed(group, "--help"), re.M)
         ]
