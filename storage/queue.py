@@ -50,6 +50,7 @@ log = structlog.get_logger()
 
 _compressor = zstandard.ZstdCompressor(level=1)
 
+
 class PostgresQueue:
     """The core's end of the queue. Give it a Database of its own, so that queries can't make it wait."""
 

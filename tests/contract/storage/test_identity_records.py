@@ -1,6 +1,7 @@
 """Identity records as people ask for them: in pages, and taken back by one statement."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -14,7 +15,7 @@ from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, column, enqueue, ma
 from storage.database import Database
 from storage.identity_records import PostgresIdentity
 from storage.migrations.upgrade import script_directory
-from storage.unlinking import MARKED_AT_ONCE
+from storage.unlinking import MARKED_AT_ONCE, marking_void
 from storage.values import timestamp_of
 from storage.worker import Worker, WorkerOptions
 
@@ -113,6 +114,21 @@ async def test_every_void_link_is_marked_also_what_a_call_was_cut_off_at(
     assert column(connection, "SELECT count(*) FROM identity_links WHERE voided") == [0]
     assert await store.unlink(SOURCE, unlink_of(number=2), dry_run=False) is None
     assert column(connection, "SELECT user_id FROM identity_links WHERE NOT voided") == ["bob"]
+
+
+async def test_a_link_that_came_after_the_unlink_is_not_marked(
+    database_url: str, connection: psycopg.Connection[Any]
+) -> None:
+    # As when an identify is settled between an unlink's record and its marks.
+    insert_links(connection, 5)
+    connection.execute(
+        "INSERT INTO identity_unlinks VALUES (%s, 'phone', 'ann', %s, %s)",
+        (SOURCE, NOW + 2 * SECOND, uuid_of(1)),
+    )
+    async with aclosing(Database(database_url)) as database:
+        assert await database.run(marking_void(SOURCE, unlink_of(9))) == 3
+    marked = column(connection, "SELECT linked_at FROM identity_links WHERE voided ORDER BY 1")
+    assert marked == [NOW, NOW + SECOND, NOW + 2 * SECOND]
 
 
 async def test_a_dry_run_tells_and_does_nothing(
