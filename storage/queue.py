@@ -16,9 +16,9 @@ from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.queue_pb2 import EventBatch
 
-from storage.database import Connection, Database
+from storage.database import Database
 from storage.quarantine_rows import undecodable
-from storage.roundtrip import prepare, run_prepared
+from storage.roundtrip import Connection
 
 # Under this zstd saves less disk than it costs time.
 _COMPRESS_FROM_BYTES = 2048
@@ -67,9 +67,9 @@ class PostgresQueue:
         async with self._database.connection() as connection:
             try:
                 if connection not in self._prepared:
-                    await prepare(connection, _STATEMENT, _INSERT)
+                    await connection.prepare(_STATEMENT, _INSERT)
                     self._prepared.add(connection)
-                await run_prepared(connection, _STATEMENT, (item_count.to_bytes(4), payload))
+                await connection.run_prepared(_STATEMENT, (item_count.to_bytes(4), payload))
             except psycopg.Error:
                 # It may be the statement that is gone: a new connection starts anew.
                 await connection.close()

@@ -17,7 +17,8 @@ from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
 from sqlalchemy import ColumnElement, Update, func, literal, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 
-from storage.database import Connection, Database, connect, deadline
+from storage.database import Database, connect, deadline
+from storage.roundtrip import Connection
 from storage.schema import daily_salts, keys, sources
 from storage.values import datetime_of, selected, timestamp_of, uuid_text
 

@@ -116,6 +116,20 @@ async def test_a_cut_connection_costs_no_append(
     assert len(stored(database_url)) == 1
 
 
+async def test_a_connection_cut_between_two_appends_costs_none(
+    queue: PostgresQueue, database: Database, database_url: str
+) -> None:
+    await append(queue, make_batch(name="before"))
+    backend = await backend_of(database)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        assert connection.execute("SELECT pg_terminate_backend(%s, 5000)", (backend,)).fetchone() == (True,)
+    # The event loop hears of it while nobody asks.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    await append(queue, make_batch(name="after"))
+    assert [batch.events[0].name for _, batch in stored(database_url)] == ["before", "after"]
+
+
 async def test_busy_connections_are_waited_for_but_not_for_ever(
     queue: PostgresQueue, database: Database
 ) -> None:
