@@ -1,4 +1,4 @@
-"""What is deleted when: partitions past their time, deduplication keys past their window, yesterday's salts.
+"""What is deleted when: partitions, deduplication keys, duplicates, refusals, and yesterday's salts.
 
 Hides the order, the chunks and that of all workers one does it at a time.
 """
@@ -10,8 +10,10 @@ from typing import Any
 import psycopg
 import structlog
 
+from storage.duplicates import purge_duplicates
 from storage.errors import driver_errors_wrapped
 from storage.partitions import LOCK_SPACE, Connect, Partitions
+from storage.refusals import purge_refusals
 
 _LOCK_RETENTION = 2
 
@@ -41,7 +43,7 @@ class Retention:
     dedup_window: timedelta
 
     def apply(self, now: datetime) -> bool:
-        """Delete what is due, of the keys a chunk; False when more of them is due. Raises StorageUnavailable.
+        """Delete what is due, of keys and records a chunk; False when more of them is due. Raises StorageUnavailable.
 
         Does nothing while another worker is at it.
         """
@@ -51,19 +53,21 @@ class Retention:
             ).fetchone()
             if got != (True,):
                 return True
-            keys = self._purge_dedup_keys(connection, now)
+            cutoff = self._dedup_cutoff(connection, now)
+            keys = connection.execute(_PURGE_DEDUP_KEYS, {"cutoff": cutoff, "rows": _PURGE_ROWS}).rowcount
+            trail_done = purge_duplicates(connection, cutoff) and purge_refusals(connection, now)
             connection.execute("DELETE FROM daily_salts WHERE day < %s", ((now - _SALT_GRACE).date(),))
             dropped = self._drop_partitions(now)
         if dropped:
             log.info("partitions_dropped", days=[day.isoformat() for day in dropped])
-        return keys < _PURGE_ROWS
+        return keys < _PURGE_ROWS and trail_done
 
-    def _purge_dedup_keys(self, connection: psycopg.Connection[Any], now: datetime) -> int:
+    def _dedup_cutoff(self, connection: psycopg.Connection[Any], now: datetime) -> datetime:
         # An event that waits in the queue counts as of its receipt: its window's keys must still be there.
         row = connection.execute("SELECT min(enqueued_at) FROM queue").fetchone()
         oldest = row[0] if row and row[0] else now
-        cutoff = min(now, oldest) - self.dedup_window - _CLOCK_GRACE
-        return connection.execute(_PURGE_DEDUP_KEYS, {"cutoff": cutoff, "rows": _PURGE_ROWS}).rowcount
+        cutoff: datetime = min(now, oldest) - self.dedup_window - _CLOCK_GRACE
+        return cutoff
 
     def _drop_partitions(self, now: datetime) -> list[date]:
         if not self.retention_days:

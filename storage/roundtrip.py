@@ -24,7 +24,7 @@ async def prepare(connection: Connection, name: bytes, statement: bytes) -> None
     await _finish(connection)
 
 
-async def run_prepared(connection: Connection, name: bytes, parameters: Sequence[bytes]) -> None:
+async def run_prepared(connection: Connection, name: bytes, parameters: Sequence[bytes | None]) -> None:
     """Run the prepared statement of that name, its parameters in binary form; rows it gives are dropped.
 
     The connection must be in autocommit and used by nobody else. Cancelled, it cancels the statement and

@@ -164,8 +164,12 @@ class Worker:
                     claimed = claim(self._connection, options.claim_items, options.claim_bytes)
                     if claimed is None:
                         return None
-                    tally = self._writer.write(self._connection, claimed.events, claimed.refused)
+                    tally = self._writer.write(
+                        self._connection, claimed.events, claimed.refused, claimed.reckoning
+                    )
                     claimed.settle()
+                    # Last: every worker adds to the same few rows, and waits for who has them.
+                    claimed.reckoning.write(self._connection)
         except BaseException:
             self.close()
             raise
