@@ -4,7 +4,7 @@ Whatever arrives while a flush is under way becomes the next row. Nothing here k
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -14,7 +14,7 @@ from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.queue_pb2 import EventBatch
 
 from core_service.errors import CoreError, Overloaded, StorageUnavailable
-from core_service.ports import Queue
+from core_service.ports import LedgerLine, Queue
 
 # A row the worker can hold and write in one transaction without trouble.
 ROW_ITEMS = 5_000
@@ -32,13 +32,19 @@ log = structlog.get_logger()
 class Parcel:
     """What is committed together or not at all."""
 
-    __slots__ = ("events", "quarantined", "size_bytes")
+    __slots__ = ("events", "quarantined", "received", "size_bytes")
 
     def __init__(self) -> None:
         """Start empty."""
         self.events: list[Event] = []
         self.quarantined: list[QuarantinedEvent] = []
+        # What was put in, for the ledger.
+        self.received: dict[LedgerLine, int] = {}
         self.size_bytes = 0
+
+    def count(self, line: LedgerLine, items: int) -> None:
+        """Count items that are put in."""
+        self.received[line] = self.received.get(line, 0) + items
 
     def __len__(self) -> int:
         """Count the items."""
@@ -55,18 +61,25 @@ class Consignment:
         if self._fits_one_row:
             self.parcels[0].size_bytes = size_bytes
 
-    def add(self, events: Sequence[Event], quarantined: Sequence[QuarantinedEvent]) -> range:
-        """Add what belongs to one answer; give the indexes of the parcels it went to."""
+    def add(
+        self, events: Sequence[Event], quarantined: Sequence[QuarantinedEvent], line: LedgerLine
+    ) -> range:
+        """Add what belongs to one answer, and where the ledger counts it; give the indexes of its parcels."""
         parcel = self.parcels[-1]
         first = len(self.parcels) - 1
         if self._fits_one_row and len(parcel) + len(events) + len(quarantined) <= ROW_ITEMS:
             parcel.events += events
             parcel.quarantined += quarantined
+            parcel.count(line, len(events) + len(quarantined))
         else:
             for event in events:
-                self._room_for(event.ByteSize()).events.append(event)
+                parcel = self._room_for(event.ByteSize())
+                parcel.events.append(event)
+                parcel.count(line, 1)
             for refused in quarantined:
-                self._room_for(refused.ByteSize()).quarantined.append(refused)
+                parcel = self._room_for(refused.ByteSize())
+                parcel.quarantined.append(refused)
+                parcel.count(line, 1)
         return range(first, len(self.parcels))
 
     def _room_for(self, size_bytes: int) -> Parcel:
@@ -140,10 +153,12 @@ class GroupCommit:
         error: Callable[[], CoreError] | None = None
         try:
             batch = EventBatch()
+            received: Counter[LedgerLine] = Counter()
             for parcel, _ in row:
                 batch.events.extend(parcel.events)
                 batch.quarantined.extend(parcel.quarantined)
-            await self._queue.append(batch)
+                received.update(parcel.received)
+            await self._queue.append(batch, received)
             if self._failing:
                 log.info("queue_available")
             self._failing = False

@@ -25,7 +25,7 @@ from polylect.v1.ingest_pb2 import (
     IngestStreamResponse,
 )
 from polylect.v1.ingest_pb2_grpc import IngestServiceServicer
-from uuid_utils import uuid7
+from polylect.v1.trail_pb2 import ReportRefusalsRequest, ReportRefusalsResponse
 
 from core_service.admission import (
     Admission,
@@ -34,16 +34,17 @@ from core_service.admission import (
     timestamp_of,
     write_rejection,
 )
-from core_service.callers import Callers, Context, bearer_token, metadata_value
+from core_service.callers import Callers, Context, bearer_token, request_id_of
 from core_service.commit import Consignment, GroupCommit
 from core_service.errors import CoreError, Objection, StorageUnavailable
 from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyEntry
+from core_service.ports import LedgerLine
+from core_service.refusals import HOUR_SECONDS, Refusals
 
 MAX_EVENTS = 1_000
 _STREAM_READ_AHEAD = 64
 _SERVICE = "/polylect.v1.IngestService"
-_REQUEST_ID_CHARACTERS = 128
 
 _BROKEN = Objection(reasons.ERROR_REASON_INTERNAL, "Internal error")
 
@@ -62,6 +63,7 @@ class IngestServicer(IngestServiceServicer):
         fingerprints: Fingerprints,
         *,
         group_commit: GroupCommit,
+        refusals: Refusals,
         clock: Callable[[], datetime],
         draining: asyncio.Event,
     ) -> None:
@@ -70,6 +72,7 @@ class IngestServicer(IngestServiceServicer):
         self._admission = admission
         self._fingerprints = fingerprints
         self._group_commit = group_commit
+        self._refusals = refusals
         self._clock = clock
         self._draining = draining
 
@@ -116,10 +119,31 @@ class IngestServicer(IngestServiceServicer):
                 continue
             if receipt is not None and receipt.results:
                 outcome.results.extend(receipt.results)
-                placed.append((outcome, consignment.add(receipt.events, receipt.quarantined)))
+                line = _ledger_line(receipt)
+                placed.append((outcome, consignment.add(receipt.events, receipt.quarantined, line)))
         errors = await self._group_commit.commit(consignment.parcels)
         if any(errors):
             _refuse_undurable(response, placed, errors)
+        self._note_refused(request, response, now)
+
+    def _note_refused(
+        self,
+        request: BatchIngestRequest | BatchIngestStreamRequest,
+        response: BatchIngestResponse | BatchIngestStreamResponse,
+        now: float,
+    ) -> None:
+        """Have refused requests counted. A call that fails as a whole is its facade's to report."""
+        for one, outcome in zip(request.requests, response.outcomes, strict=True):
+            if outcome.HasField("refusal"):
+                self._refusals.note_request(one, outcome.refusal, self._admission.source_id_of(one, now))
+
+    async def ReportRefusals(  # noqa: N802 - the proto's name
+        self, request: ReportRefusalsRequest, context: Context
+    ) -> ReportRefusalsResponse:
+        """Take what a facade refused by itself."""
+        self._callers.require_facade(context)
+        self._refusals.note_report(request)
+        return ReportRefusalsResponse()
 
     async def Ingest(self, request: IngestRequest, context: Context) -> IngestResponse:  # noqa: N802 - the proto's name
         """Judge and commit one caller's events."""
@@ -176,7 +200,11 @@ class IngestServicer(IngestServiceServicer):
 
     async def _take_message(self, message: IngestStreamRequest, context: Context) -> list[EventResult]:
         # The key is looked up for every message: a revocation ends a stream too.
-        key = self._callers.key_of(bearer_token(context))
+        try:
+            key = self._callers.key_of(bearer_token(context))
+        except CoreError as error:
+            error.event_count = len(message.events) or 1
+            raise
         return await self._take_direct(message.events, key, context, f"{_SERVICE}/IngestStream")
 
     async def _take(self, request: ClientRequest, outcome: ClientOutcome, now: float) -> Receipt | None:
@@ -197,16 +225,25 @@ class IngestServicer(IngestServiceServicer):
     async def _take_direct(
         self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str
     ) -> list[EventResult]:
+        try:
+            return await self._admit_direct(events, key, context, endpoint)
+        except CoreError as error:
+            error.event_count = len(events) or 1
+            raise
+
+    async def _admit_direct(
+        self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str
+    ) -> list[EventResult]:
         if len(events) > MAX_EVENTS:
             message = f"More than {MAX_EVENTS} events in one request"
             raise CoreError(reasons.ERROR_REASON_BATCH_TOO_LARGE, message, field="events")
         now = self._clock()
         self._admission.enter_direct(key, now.timestamp())
-        request_id = metadata_value(context, "x-request-id")[:_REQUEST_ID_CHARACTERS] or str(uuid7())
+        request_id = request_id_of(context)
         receipt = Receipt(key, timestamp_of(now), "grpc", endpoint, request_id)
         consignment = Consignment(sum(event.ByteSize() for event in events))
         self._admission.judge_direct(events, receipt)
-        consignment.add(receipt.events, receipt.quarantined)
+        consignment.add(receipt.events, receipt.quarantined, _ledger_line(receipt))
         for error in await self._group_commit.commit(consignment.parcels):
             if error is not None:
                 raise error
@@ -214,7 +251,15 @@ class IngestServicer(IngestServiceServicer):
 
 
 def _stopping() -> StorageUnavailable:
-    return StorageUnavailable("The core is stopping")
+    end = StorageUnavailable("The core is stopping")
+    # All that was sent has its answer.
+    end.event_count = 0
+    return end
+
+
+def _ledger_line(receipt: Receipt) -> LedgerLine:
+    seconds = receipt.received_at.seconds
+    return receipt.key.source.source_id, receipt.dialect, seconds - seconds % HOUR_SECONDS
 
 
 async def _end(task: asyncio.Future[Any]) -> None:

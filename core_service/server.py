@@ -31,12 +31,16 @@ from core_service.ingest import IngestServicer
 from core_service.interceptor import CallInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
-from core_service.ports import EventStore, Queue, SourceStore
+from core_service.ports import EventStore, Queue, RefusalStore, SourceStore, TrailStore
 from core_service.query import QuarantineServicer, QueryServicer, Readers
+from core_service.refusals import Refusals
 from core_service.sources import SourceServicer
+from core_service.trail import Trail
 from storage.database import Database
 from storage.events import PostgresEvents
+from storage.explain import PostgresTrail
 from storage.queue import PostgresQueue
+from storage.refusals import PostgresRefusals
 from storage.sources import PostgresSources
 
 SERVICES = tuple(
@@ -90,6 +94,8 @@ class Stores(NamedTuple):
     queue: Queue
     sources: SourceStore
     events: EventStore
+    refusals: RefusalStore
+    trail: TrailStore
     # Answers when the database does, whatever else it is asked; raises ConnectionError.
     ping: Callable[[], Awaitable[None]]
 
@@ -128,6 +134,8 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
             queue=PostgresQueue(queue),
             sources=PostgresSources(control, include_demo=options.mode == "demo"),
             events=PostgresEvents(queries),
+            refusals=PostgresRefusals(control),
+            trail=PostgresTrail(queries),
             ping=PostgresEvents(control).ping,
         )
     finally:
@@ -151,11 +159,19 @@ async def start_core(
     draining = asyncio.Event()
     callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
     admission = Admission(keys, quotas, fingerprints)
+    refusals = Refusals(stores.refusals, clock)
     ingest = IngestServicer(
-        callers, admission, fingerprints, group_commit=group_commit, clock=clock, draining=draining
+        callers,
+        admission,
+        fingerprints,
+        group_commit=group_commit,
+        refusals=refusals,
+        clock=clock,
+        draining=draining,
     )
-    query = QueryServicer(callers, readers, stores.events, quotas, clock)
-    interceptor = CallInterceptor(callers)
+    trail = Trail(callers, readers, stores.trail)
+    query = QueryServicer(callers, readers, stores.events, quotas, clock, trail=trail)
+    interceptor = CallInterceptor(callers, refusals)
     server = _make_server(interceptor)
     add_IngestServiceServicer_to_server(ingest, server)
     add_QueryServiceServicer_to_server(query, server)
@@ -167,7 +183,12 @@ async def start_core(
     with contextlib.suppress(ConnectionError):
         await keys.reload()
     await monitor.check()
-    tasks = {"keys": keys.follow, "health": monitor.follow, "salts": lambda: fingerprints.follow(clock)}
+    tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+        "keys": keys.follow,
+        "health": monitor.follow,
+        "salts": lambda: fingerprints.follow(clock),
+        "refusals": refusals.follow,
+    }
     background = [asyncio.create_task(_keep_running(name, follow)) for name, follow in tasks.items()]
     await server.start()
     log.info("core_listening", address=options.address, port=port, tls=options.tls_cert is not None)
@@ -181,6 +202,7 @@ async def start_core(
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await refusals.flush()
 
 
 def _make_server(interceptor: CallInterceptor) -> grpc.aio.Server:

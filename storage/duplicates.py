@@ -41,9 +41,7 @@ DELETE FROM duplicates WHERE ctid = ANY(ARRAY(
 """
 
 
-def insert_duplicates(
-    connection: psycopg.Connection[Any], dropped: Sequence[tuple[Event, str, str]]
-) -> None:
+def insert_duplicates(connection: psycopg.Connection[Any], dropped: Sequence[tuple[Event, str, str]]) -> None:
     """Remember events that were dropped, each with its deduplication key and its received_at as text.
 
     Raises the driver's errors.

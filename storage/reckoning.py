@@ -6,7 +6,6 @@ same lines wait for each other and never in a circle. It must not know why an ev
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -40,12 +39,6 @@ SET received = ledger.received + excluded.received,
     refused = ledger.refused + excluded.refused
 """
 
-# For what leaves quarantine to be judged again: it will be received anew, in the same hour. In the same transaction.
-WITHDRAW_QUARANTINED = """
-UPDATE ledger SET received = received - %(events)s, quarantined = quarantined - %(events)s
-WHERE source_id = %(source_id)s AND dialect = %(dialect)s AND hour = date_trunc('hour', %(received_at)s, 'UTC')
-"""
-
 
 def hour_of(seconds: int) -> int:
     """Give the start of the UTC hour of a moment, both in seconds since the epoch."""
@@ -53,7 +46,7 @@ def hour_of(seconds: int) -> int:
 
 
 class Reckoning:
-    """What a claim took off the queue and what became of it, or what a core refused. Add, then `write` once."""
+    """What a claim took off the queue and what became of it, or what a core refused. Written once."""
 
     def __init__(self) -> None:
         self.received: Counter[Line] = Counter()
@@ -108,8 +101,3 @@ def _writable(line: Line) -> Line:
     source_id, dialect, hour = line
     seconds = hour if 0 <= hour < _END_OF_TIME_SECONDS else 0
     return uuid_text(source_id) or NO_SOURCE, dialect.replace("\0", "")[:_DIALECT_CHARACTERS], seconds
-
-
-def line_at(source_id: str, dialect: str, moment: datetime) -> Line:
-    """Give the line of a moment."""
-    return source_id, dialect, hour_of(int(moment.astimezone(UTC).timestamp()))

@@ -34,7 +34,7 @@ WITH remembered AS (
                          %s::text[], %s::text[], %s::text[], %s::int[])
 )
 {UPSERT}
-"""
+"""  # noqa: S608 - of literals only
 _PURGE_OLD = """
 DELETE FROM refusals WHERE ctid = ANY(ARRAY(SELECT ctid FROM refusals WHERE received_at < %s LIMIT %s))
 """

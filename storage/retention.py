@@ -43,9 +43,9 @@ class Retention:
     dedup_window: timedelta
 
     def apply(self, now: datetime) -> bool:
-        """Delete what is due, of keys and records a chunk; False when more of them is due. Raises StorageUnavailable.
+        """Delete what is due, of keys and records a chunk; False when more of them is due.
 
-        Does nothing while another worker is at it.
+        Raises StorageUnavailable. Does nothing while another worker is at it.
         """
         with driver_errors_wrapped(), self.connect() as connection:
             got = connection.execute(

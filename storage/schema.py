@@ -83,8 +83,8 @@ queue = Table(
     Column("item_count", Integer, nullable=False),
     # polylect.v1.EventBatch: as it is, or as one zstd frame (told apart by the frame's magic number).
     Column("payload", LargeBinary, nullable=False),
-    # What the core admitted into it, whatever the payload then holds: [[source_id, dialect, start of the hour of
-    # receipt in seconds, events], …]. Null: from before there was a ledger.
+    # What the core admitted into it, whatever the payload then holds: [[source_id, dialect, start of the hour
+    # of receipt in seconds, events], …]. Null: from before there was a ledger.
     Column("received", JSONB),
 )
 
@@ -187,7 +187,7 @@ quarantine = Table(
     Column("client_ip", Text),
 )
 
-# received = stored + duplicate + quarantined + refused; what waits is counted from `queue.received`. Unit: events.
+# In events: received = stored + duplicate + quarantined + refused. What waits is told by `queue.received`.
 ledger = Table(
     "ledger",
     metadata,
