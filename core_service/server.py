@@ -6,7 +6,7 @@ The only module that knows which storage is used. Everything else of the core sp
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -169,8 +169,9 @@ async def start_core(
         clock=clock,
         draining=draining,
     )
-    trail = Trail(callers, readers, stores.trail)
-    query = QueryServicer(callers, readers, stores.events, quotas, clock, trail=trail)
+    query = QueryServicer(
+        callers, readers, stores.events, quotas, clock, trail=Trail(callers, readers, stores.trail)
+    )
     interceptor = CallInterceptor(callers, refusals)
     server = _make_server(interceptor)
     add_IngestServiceServicer_to_server(ingest, server)
@@ -183,13 +184,12 @@ async def start_core(
     with contextlib.suppress(ConnectionError):
         await keys.reload()
     await monitor.check()
-    tasks: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-        "keys": keys.follow,
-        "health": monitor.follow,
-        "salts": lambda: fingerprints.follow(clock),
-        "refusals": refusals.follow,
-    }
-    background = [asyncio.create_task(_keep_running(name, follow)) for name, follow in tasks.items()]
+    background = [
+        _in_background("keys", keys.follow),
+        _in_background("health", monitor.follow),
+        _in_background("salts", lambda: fingerprints.follow(clock)),
+        _in_background("refusals", refusals.follow),
+    ]
     await server.start()
     log.info("core_listening", address=options.address, port=port, tls=options.tls_cert is not None)
     try:
@@ -199,9 +199,7 @@ async def start_core(
         await monitor.stop()
         await _stop(server, interceptor, options.drain_seconds)
         await group_commit.drain()
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await _end(background)
         await refusals.flush()
 
 
@@ -273,6 +271,16 @@ class _Health:
     async def stop(self) -> None:
         """Tell for good that nothing is served."""
         await self._healthiness.enter_graceful_shutdown()
+
+
+def _in_background(name: str, follow: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+    return asyncio.create_task(_keep_running(name, follow))
+
+
+async def _end(background: Sequence[asyncio.Task[None]]) -> None:
+    for task in background:
+        task.cancel()
+    await asyncio.gather(*background, return_exceptions=True)
 
 
 async def _keep_running(name: str, follow: Callable[[], Coroutine[Any, Any, None]]) -> None:

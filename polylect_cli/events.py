@@ -16,10 +16,10 @@ from google.protobuf.json_format import MessageToDict
 from google.type.money_pb2 import Money
 from polylect.v1.event_pb2 import Event, EventKind
 from polylect.v1.query_pb2 import ListEventsRequest
-from polylect.v1.source_pb2 import ListSourcesRequest
 
 from polylect_cli.calling import Core, connected, time_text
 from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table, printable
+from polylect_cli.source_names import SourceNames
 
 _PREFIX = "EVENT_KIND_"
 _KINDS = ("page", "track", "identify", "group", "revenue")
@@ -57,7 +57,7 @@ def events(
         dialect=dialect,
     )
     with connected() as core:
-        latest, sources = _latest(core, request, limit), _Sources(core)
+        latest, sources = _latest(core, request, limit), SourceNames(core)
 
         def show_line(event: Event) -> None:
             print_line(printable("  ".join(filter(None, _row(event, sources)))))
@@ -108,26 +108,11 @@ def _follow(
         old_until = ""
 
 
-class _Sources:
-    """Knows sources by name; asks again for one it has not heard of."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._names: dict[str, str] = {}
-
-    def name(self, source_id: str) -> str:
-        if source_id not in self._names:
-            answer = self._core.call(self._core.sources.ListSources, ListSourcesRequest())
-            self._names |= {source.source_id: source.name for source in answer.sources}
-        # Examples' events stay when the examples are gone.
-        return self._names.setdefault(source_id, source_id)
-
-
 def _show_document(event: Event) -> None:
     print_json(as_document(event))
 
 
-def _row(event: Event, sources: _Sources) -> tuple[str, ...]:
+def _row(event: Event, sources: SourceNames) -> tuple[str, ...]:
     return (
         time_text(event.received_at),
         _kind(event),

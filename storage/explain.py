@@ -5,7 +5,6 @@ made here are UUIDv7 and tell the time, so that what came with them is near; oth
 latest of a source. It must not know who may ask.
 """
 
-import asyncio
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,21 +28,18 @@ from sqlalchemy import (
     true,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 
 from storage.database import Database
 from storage.dedup import message_key
 from storage.events import PostgresEvents
 from storage.ledger import ledger_page
 from storage.quarantine_rows import NO_SOURCE, quarantined_of
-from storage.queue import decode_batch
 from storage.schema import (
     dedup_keys,
     duplicates,
     events,
     identity_links,
     quarantine,
-    queue,
     refusals,
     sources,
 )
@@ -54,6 +50,7 @@ from storage.stories import (
     story_of_refusal,
 )
 from storage.values import EPOCH, datetime_of, selected, timestamp_of, uuid_text
+from storage.waiting import waiting_stories
 
 _STORIES = 50
 _STORIES_BYTES = 2 << 20
@@ -66,8 +63,6 @@ _BEFORE, _AFTER = timedelta(seconds=1), timedelta(minutes=2)
 # Receipt is told by the facade's clock, ids by the core's.
 _CLOCKS = timedelta(hours=1)
 _UUID_VERSION = 7
-_QUEUE_ROWS = 64
-_QUEUE_BYTES = 16 << 20
 
 
 class _Place(NamedTuple):
@@ -123,7 +118,8 @@ class PostgresTrail:
         if "\0" not in asked_id:
             search = _Search(self._database, self._events, source_id, asked_id, with_sourceless)
             # The queue first: what a worker takes off it meanwhile is in the tables when they are asked.
-            found.add(await search.waiting())
+            visible = search.visible
+            found.add(await waiting_stories(self._database, visible, asked_id, search.made_at))
             for look in (search.by_own_id, search.near_its_time, search.among_latest):
                 stories = await look()
                 found.add(stories)
@@ -172,9 +168,9 @@ class _Search:
         self._source_id = source_id
         self._asked_id = asked_id
         self._own_id = uuid_text(asked_id)
-        self._made_at = _made_at(self._own_id)
+        self.made_at = _made_at(self._own_id)
         only = [source_id, NO_SOURCE] if with_sourceless else [source_id]
-        self._only = None if source_id is None else [one for one in only if one and uuid_text(one)]
+        self.visible = None if source_id is None else [one for one in only if one and uuid_text(one)]
 
     async def by_own_id(self) -> list[EventStory]:
         """Look for what has that id itself."""
@@ -190,10 +186,10 @@ class _Search:
 
     async def near_its_time(self) -> list[EventStory]:
         """Look for what came with a request whose id tells when that was."""
-        if self._made_at is None:
+        if self.made_at is None:
             return []
-        begin, end = _id_at(self._made_at - _BEFORE), _id_at(self._made_at + _AFTER)
-        received = events.c.received_at.between(self._made_at - _CLOCKS, self._made_at + _CLOCKS)
+        begin, end = _id_at(self.made_at - _BEFORE), _id_at(self.made_at + _AFTER)
+        received = events.c.received_at.between(self.made_at - _CLOCKS, self.made_at + _CLOCKS)
 
         def conditions(place: _Place) -> list[ColumnElement[bool]]:
             near = place.id_column.between(begin, end)
@@ -214,58 +210,11 @@ class _Search:
         # An event found both ways is one story.
         return [*remembered, *await self._named(lambda _: [])]
 
-    async def waiting(self) -> list[EventStory]:
-        """Look into some rows of the queue: those of the source, from about the id's time first."""
-        sizes = select(queue.c.queue_id, func.octet_length(queue.c.payload).label("size"))
-        if self._only is not None:
-            holds = [queue.c.received.contains(cast([[one]], JSONB)) for one in self._only]
-            sizes = sizes.where(or_(queue.c.received.is_(None), *holds))
-        order: list[ColumnElement[Any]] = [queue.c.queue_id.desc()]
-        if self._made_at is not None:
-            near = queue.c.enqueued_at.between(self._made_at - _CLOCKS, self._made_at + _AFTER)
-            order.insert(0, near.desc())
-        candidates = sizes.order_by(*order).limit(_QUEUE_ROWS)
-        chosen: list[int] = []
-        size_bytes = 0
-        for row in await self._database.rows(candidates):
-            size_bytes += row["size"]
-            if chosen and size_bytes > _QUEUE_BYTES:
-                break
-            chosen.append(row["queue_id"])
-        stories: list[EventStory] = []
-        for queue_id in chosen:
-            for row in await self._database.rows(select(queue.c.payload).where(queue.c.queue_id == queue_id)):
-                stories += await asyncio.to_thread(self._in_payload, row["payload"])
-        return stories
-
-    def _in_payload(self, payload: bytes) -> list[EventStory]:
-        try:
-            batch = decode_batch(payload)
-        except ValueError:
-            return []
-        asked = {self._asked_id, self._own_id}
-        stories = [
-            story_of_event(event, trail_pb2.VERDICT_IN_QUEUE)
-            for event in batch.events
-            if (event.event_id in asked or event.message_id in asked or event.provenance.request_id in asked)
-            and self._is_visible(event.source_id)
-        ]
-        for entry in batch.quarantined:
-            is_asked = entry.quarantine_id in asked or entry.request_id in asked
-            if is_asked and self._is_visible(entry.source_id):
-                story = story_of_quarantined(entry)
-                story.verdict = trail_pb2.VERDICT_IN_QUEUE
-                stories.append(story)
-        return stories[: _STORIES + 1]
-
-    def _is_visible(self, source_id: str) -> bool:
-        return self._only is None or source_id in self._only
-
     def _sources(self) -> Subquery:
-        if self._only is None:
+        if self.visible is None:
             every = select(sources.c.source_id)
             return union_all(every, select(cast(NO_SOURCE, sources.c.source_id.type))).subquery("each_source")
-        ids = [select(cast(one, sources.c.source_id.type).label("source_id")) for one in self._only]
+        ids = [select(cast(one, sources.c.source_id.type).label("source_id")) for one in self.visible]
         return union_all(*ids).subquery("each_source")
 
     async def _named(self, conditions: Callable[[_Place], Sequence[ColumnElement[bool]]]) -> list[EventStory]:
@@ -311,7 +260,7 @@ class _Search:
         )
 
     async def _searched_rows(self) -> int:
-        if self._only is not None:
+        if self.visible is not None:
             return _SEARCHED_ROWS
         counting = select(func.count().label("count")).select_from(sources)
         count: int = (await self._database.rows(counting))[0]["count"]
