@@ -155,11 +155,10 @@ async def start_core(
     keys = KeyRing(stores.sources, localhost_origins=options.mode != "production")
     fingerprints = Fingerprints(stores.sources)
     quotas, readers = QuotaCounters(), Readers(stores.sources)
-    group_commit = GroupCommit(stores.queue)
+    group_commit, refusals = GroupCommit(stores.queue), Refusals(stores.refusals, clock)
     draining = asyncio.Event()
     callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
     admission = Admission(keys, quotas, fingerprints)
-    refusals = Refusals(stores.refusals, clock)
     ingest = IngestServicer(
         callers,
         admission,
@@ -169,9 +168,8 @@ async def start_core(
         clock=clock,
         draining=draining,
     )
-    query = QueryServicer(
-        callers, readers, stores.events, quotas, clock, trail=Trail(callers, readers, stores.trail)
-    )
+    trail = Trail(callers, readers, stores.trail)
+    query = QueryServicer(callers, readers, stores.events, quotas, clock, trail=trail)
     interceptor = CallInterceptor(callers, refusals)
     server = _make_server(interceptor)
     add_IngestServiceServicer_to_server(ingest, server)
@@ -181,15 +179,13 @@ async def start_core(
     add_reflection((*SERVICES, health.SERVICE_NAME), server)
     monitor = _Health(server, keys, stores.ping)
     port = _listen(server, options)
-    with contextlib.suppress(ConnectionError):
-        await keys.reload()
-    await monitor.check()
-    background = [
-        _in_background("keys", keys.follow),
-        _in_background("health", monitor.follow),
-        _in_background("salts", lambda: fingerprints.follow(clock)),
-        _in_background("refusals", refusals.follow),
-    ]
+    await _look_once(keys, monitor)
+    background = _in_background(
+        keys=keys.follow,
+        health=monitor.follow,
+        salts=lambda: fingerprints.follow(clock),
+        refusals=refusals.follow,
+    )
     await server.start()
     log.info("core_listening", address=options.address, port=port, tls=options.tls_cert is not None)
     try:
@@ -273,8 +269,14 @@ class _Health:
         await self._healthiness.enter_graceful_shutdown()
 
 
-def _in_background(name: str, follow: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
-    return asyncio.create_task(_keep_running(name, follow))
+async def _look_once(keys: KeyRing, monitor: _Health) -> None:
+    with contextlib.suppress(ConnectionError):
+        await keys.reload()
+    await monitor.check()
+
+
+def _in_background(**tasks: Callable[[], Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(_keep_running(name, follow)) for name, follow in tasks.items()]
 
 
 async def _end(background: Sequence[asyncio.Task[None]]) -> None:

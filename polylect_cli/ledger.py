@@ -35,8 +35,8 @@ def ledger(
 ) -> None:
     """Print what came in and what became of it, and exit with 1 when it does not add up.
 
-    received = stored + duplicate + quarantined + refused + in queue, in events, by source, dialect and UTC hour
-    of receipt. A request refused before any event of it could be read counts as one.
+    received = stored + duplicate + quarantined + refused + in queue, in events, by source, dialect and UTC
+    hour of receipt. A request refused before any event of it could be read counts as one.
     """
     request = GetLedgerRequest(source=source, page_size=_PAGE_SIZE)
     if since != "all":
@@ -58,8 +58,8 @@ def ledger(
             print_line("nothing came in; `polylect send --help` shows how to send an event")
     if first.unbalanced_entries:
         print_error(
-            f"polylect: {first.unbalanced_entries} of these lines do not balance: received is not what became "
-            "of it. Please report it, with `polylect ledger --json`"
+            f"polylect: {first.unbalanced_entries} of these lines do not balance: something came in of which "
+            "nobody knows what became. Please report it, with what `polylect ledger --json` prints"
         )
         raise typer.Exit(EXIT_REFUSED)
 

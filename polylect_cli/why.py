@@ -61,7 +61,7 @@ def _sentences(story: EventStory, names: SourceNames) -> Iterator[str]:
     from_where = f" from {story.client_ip}" if story.client_ip else ""
     yield f"  Received {time_text(story.received_at)}{from_where} ({place})."
     if story.source_id == NO_SOURCE:
-        yield "  No source could be told: no valid key came with it, or it was refused before its key was read."
+        yield "  No source could be told: it had no valid key, or was refused before its key was read."
     else:
         yield f"  Its source is {names.name(story.source_id)}."
     if story.request_id and story.request_id != own_id:
@@ -77,21 +77,16 @@ def _sentences(story: EventStory, names: SourceNames) -> Iterator[str]:
 
 
 def _verdict(story: EventStory) -> str:
-    match story.verdict:
-        case Verdict.VERDICT_STORED:
-            return "stored."
-        case Verdict.VERDICT_DUPLICATE:
-            return f"a duplicate of {story.duplicate_of}, which is stored; this one was dropped."
-        case Verdict.VERDICT_QUARANTINED:
-            return f"in quarantine: {_reason(story)}"
-        case Verdict.VERDICT_REFUSED:
-            return f"refused: {_reason(story)}"
-        case Verdict.VERDICT_IN_QUEUE if story.quarantine_id:
-            return f"accepted to be kept in quarantine ({_reason(story)}), and waits for a worker."
-        case Verdict.VERDICT_IN_QUEUE:
-            return "accepted and durable; it waits for a worker to write it."
-        case _:
-            return f"{Verdict.Name(story.verdict)}; this command is older than the core."
+    texts = {
+        Verdict.VERDICT_STORED: "stored.",
+        Verdict.VERDICT_DUPLICATE: f"a duplicate of {story.duplicate_of}; that one is stored, this one not.",
+        Verdict.VERDICT_QUARANTINED: f"in quarantine: {_reason(story)}",
+        Verdict.VERDICT_REFUSED: f"refused: {_reason(story)}",
+        Verdict.VERDICT_IN_QUEUE: "accepted and durable; it waits for a worker to write it.",
+    }
+    if story.verdict == Verdict.VERDICT_IN_QUEUE and story.quarantine_id:
+        return f"on its way to quarantine, it waits for a worker: {_reason(story)}"
+    return texts.get(story.verdict, "something this command is too old to know; ask that of a newer one.")
 
 
 def _reason(story: EventStory) -> str:

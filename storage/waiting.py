@@ -1,7 +1,7 @@
 """What waits in the queue under some id: accepted, durable, and not yet in any table.
 
-Hides which rows are looked into, and that a row must be decoded to know what it holds. It must not know who may
-ask.
+Hides which rows are looked into, and that a row must be decoded to know what it holds. It must not know who
+may ask.
 """
 
 import asyncio
