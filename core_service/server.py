@@ -155,13 +155,12 @@ async def start_core(
     keys = KeyRing(stores.sources, localhost_origins=options.mode != "production")
     fingerprints = Fingerprints(stores.sources)
     quotas, readers = QuotaCounters(), Readers(stores.sources)
-    group_commit, refusals = GroupCommit(stores.queue), Refusals(stores.refusals, clock)
-    draining = asyncio.Event()
+    group_commit, draining = GroupCommit(stores.queue), asyncio.Event()
+    refusals = Refusals(stores.refusals, clock)
     callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
-    admission = Admission(keys, quotas, fingerprints)
     ingest = IngestServicer(
         callers,
-        admission,
+        Admission(keys, quotas, fingerprints),
         fingerprints,
         group_commit=group_commit,
         refusals=refusals,
@@ -170,8 +169,7 @@ async def start_core(
     )
     trail = Trail(callers, readers, stores.trail)
     query = QueryServicer(callers, readers, stores.events, quotas, clock, trail=trail)
-    interceptor = CallInterceptor(callers, refusals)
-    server = _make_server(interceptor)
+    server = _make_server(interceptor := CallInterceptor(callers, refusals))
     add_IngestServiceServicer_to_server(ingest, server)
     add_QueryServiceServicer_to_server(query, server)
     add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)

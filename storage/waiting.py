@@ -11,7 +11,7 @@ from typing import Any
 
 from polylect.v1 import trail_pb2
 from polylect.v1.trail_pb2 import EventStory
-from sqlalchemy import ColumnElement, cast, func, or_, select
+from sqlalchemy import ColumnElement, cast, func, literal, or_, select
 from sqlalchemy.dialects.postgresql import JSONB
 
 from storage.database import Database
@@ -38,7 +38,7 @@ async def waiting_stories(
     """
     sizes = select(queue.c.queue_id, func.octet_length(queue.c.payload).label("size"))
     if visible is not None:
-        holds = [queue.c.received.contains(cast([[one]], JSONB)) for one in visible]
+        holds = [queue.c.received.contains(cast(literal(f'[["{one}"]]'), JSONB)) for one in visible]
         sizes = sizes.where(or_(queue.c.received.is_(None), *holds))
     order: list[ColumnElement[Any]] = [queue.c.queue_id.desc()]
     if made_at is not None:
