@@ -16,6 +16,7 @@ from storage.partitions import LOCK_SPACE, Connect, Partitions
 from storage.refusals import purge_refusals
 
 _LOCK_RETENTION = 2
+_LOCK_TRIM = 3
 
 # A chunk takes some 40 ms, in which this worker claims nothing.
 _PURGE_ROWS = 5_000
@@ -55,12 +56,23 @@ class Retention:
                 return True
             cutoff = self._dedup_cutoff(connection, now)
             keys = connection.execute(_PURGE_DEDUP_KEYS, {"cutoff": cutoff, "rows": _PURGE_ROWS}).rowcount
-            trail_done = purge_duplicates(connection, cutoff) and purge_refusals(connection, now)
+            duplicates_done = purge_duplicates(connection, cutoff)
             connection.execute("DELETE FROM daily_salts WHERE day < %s", ((now - _SALT_GRACE).date(),))
             dropped = self._drop_partitions(now)
         if dropped:
             log.info("partitions_dropped", days=[day.isoformat() for day in dropped])
-        return keys < _PURGE_ROWS and trail_done
+        return keys < _PURGE_ROWS and duplicates_done
+
+    def trim(self, now: datetime) -> bool:
+        """Delete a chunk of the refusals that are old or too many; False when more is due.
+
+        Raises StorageUnavailable. Does nothing while another worker is at it.
+        """
+        with driver_errors_wrapped(), self.connect() as connection:
+            got = connection.execute(
+                "SELECT pg_try_advisory_lock(%s, %s)", (LOCK_SPACE, _LOCK_TRIM)
+            ).fetchone()
+            return got != (True,) or purge_refusals(connection, now)
 
     def _dedup_cutoff(self, connection: psycopg.Connection[Any], now: datetime) -> datetime:
         # An event that waits in the queue counts as of its receipt: its window's keys must still be there.
