@@ -24,6 +24,8 @@ from polylect.v1.query_pb2 import (
     GetStatsResponse,
     ListEventsRequest,
     ListEventsResponse,
+    TailEventsRequest,
+    TailEventsResponse,
 )
 from polylect.v1.query_pb2_grpc import QueryServiceServicer
 from polylect.v1.trail_pb2 import (
@@ -38,6 +40,7 @@ from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, reason_word
 from core_service.keys import KeyEntry
 from core_service.limits import QuotaCounters, QuotaState
 from core_service.ports import EventStore, SourceStore
+from core_service.tail import Tails
 
 if TYPE_CHECKING:
     from core_service.trail import Trail
@@ -119,9 +122,10 @@ class QueryServicer(QueryServiceServicer):
         callers: Callers,
         readers: Readers,
         events: EventStore,
-        quotas: QuotaCounters,
-        clock: Callable[[], datetime],
         *,
+        quotas: QuotaCounters,
+        tails: Tails,
+        clock: Callable[[], datetime],
         trail: "Trail",
     ) -> None:
         """Take the parts."""
@@ -130,6 +134,7 @@ class QueryServicer(QueryServiceServicer):
         self._readers = readers
         self._events = events
         self._quotas = quotas
+        self._tails = tails
         self._clock = clock
 
     async def GetEvent(self, request: GetEventRequest, context: Context) -> GetEventResponse:  # noqa: N802 - the proto's name
@@ -190,6 +195,21 @@ class QueryServicer(QueryServiceServicer):
     async def ExplainEvent(self, request: ExplainEventRequest, context: Context) -> ExplainEventResponse:  # noqa: N802 - the proto's name
         """Tell what became of a request or an event."""
         return await self._trail.explain(request, context)
+
+    async def TailEvents(  # noqa: N802 - the proto's name
+        self, request: TailEventsRequest, context: Context
+    ) -> AsyncIterator[TailEventsResponse]:
+        """Give what happens, as it happens."""
+        key = self._callers.require_admin_or_key(context)
+        require_scope(key, "events:read")
+        source_id = await self._readers.source_id(key, request.source)
+        async with self._tails.following(source_id, request) as answers:
+            # Tells the caller that it has begun.
+            await context.send_initial_metadata(())
+            async for answer in answers:
+                # A revocation ends it too.
+                self._callers.require_admin_or_key(context)
+                yield answer
 
     def _count(self, key: KeyEntry, context: Context) -> None:
         now = self._clock().timestamp()

@@ -16,7 +16,8 @@ import grpc
 import structlog
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from polylect.v1 import ingest_pb2, quarantine_pb2, query_pb2, source_pb2
+from polylect.v1 import identity_pb2, ingest_pb2, quarantine_pb2, query_pb2, source_pb2
+from polylect.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from polylect.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
 from polylect.v1.quarantine_pb2_grpc import add_QuarantineServiceServicer_to_server
 from polylect.v1.query_pb2_grpc import add_QueryServiceServicer_to_server
@@ -27,21 +28,33 @@ from core_service.callers import Callers
 from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
 from core_service.discovery import add_reflection
 from core_service.fingerprint import Fingerprints
+from core_service.identity import IdentityServicer
 from core_service.ingest import IngestServicer
 from core_service.interceptor import CallInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
-from core_service.ports import EventStore, Queue, RefusalStore, SourceStore, TrailStore
+from core_service.ports import (
+    EventStore,
+    IdentityStore,
+    Queue,
+    RefusalStore,
+    SourceStore,
+    TailStore,
+    TrailStore,
+)
 from core_service.query import QuarantineServicer, QueryServicer, Readers
 from core_service.refusals import Refusals
 from core_service.sources import SourceServicer
+from core_service.tail import Tails
 from core_service.trail import Trail
 from storage.database import Database
 from storage.events import PostgresEvents
 from storage.explain import PostgresTrail
+from storage.identity_records import PostgresIdentity
 from storage.queue import PostgresQueue
 from storage.refusals import PostgresRefusals
 from storage.sources import PostgresSources
+from storage.tail import PostgresTail
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -50,6 +63,7 @@ SERVICES = tuple(
         (query_pb2, "QueryService"),
         (source_pb2, "SourceService"),
         (quarantine_pb2, "QuarantineService"),
+        (identity_pb2, "IdentityService"),
     )
 )
 
@@ -96,6 +110,8 @@ class Stores(NamedTuple):
     events: EventStore
     refusals: RefusalStore
     trail: TrailStore
+    tail: TailStore
+    identity: IdentityStore
     # Answers when the database does, whatever else it is asked; raises ConnectionError.
     ping: Callable[[], Awaitable[None]]
 
@@ -129,6 +145,8 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
     queue = Database(options.database_url, size=FLUSHES_IN_FLIGHT)
     control = Database(options.database_url, size=2, timeout_seconds=_CONTROL_TIMEOUT_SECONDS)
     queries = Database(options.database_url, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+    # Nobody's long query makes those wait who watch.
+    tails = Database(options.database_url, size=1)
     try:
         yield Stores(
             queue=PostgresQueue(queue),
@@ -136,10 +154,12 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
             events=PostgresEvents(queries),
             refusals=PostgresRefusals(control),
             trail=PostgresTrail(queries),
+            tail=PostgresTail(tails),
+            identity=PostgresIdentity(queries),
             ping=PostgresEvents(control).ping,
         )
     finally:
-        for database in (queue, control, queries):
+        for database in (queue, control, queries, tails):
             await database.aclose()
 
 
@@ -154,9 +174,8 @@ async def start_core(
     """
     keys = KeyRing(stores.sources, localhost_origins=options.mode != "production")
     fingerprints = Fingerprints(stores.sources)
-    quotas, readers = QuotaCounters(), Readers(stores.sources)
-    group_commit, draining = GroupCommit(stores.queue), asyncio.Event()
-    refusals = Refusals(stores.refusals, clock)
+    quotas, readers, draining = QuotaCounters(), Readers(stores.sources), asyncio.Event()
+    group_commit, refusals = GroupCommit(stores.queue), Refusals(stores.refusals, clock)
     callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
     ingest = IngestServicer(
         callers,
@@ -167,13 +186,16 @@ async def start_core(
         clock=clock,
         draining=draining,
     )
-    trail = Trail(callers, readers, stores.trail)
-    query = QueryServicer(callers, readers, stores.events, quotas, clock, trail=trail)
+    tails, trail = Tails(stores.tail, clock), Trail(callers, readers, stores.trail)
+    query = QueryServicer(
+        callers, readers, stores.events, quotas=quotas, tails=tails, clock=clock, trail=trail
+    )
     server = _make_server(interceptor := CallInterceptor(callers, refusals))
     add_IngestServiceServicer_to_server(ingest, server)
     add_QueryServiceServicer_to_server(query, server)
     add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
     add_QuarantineServiceServicer_to_server(QuarantineServicer(callers, readers, stores.events), server)
+    add_IdentityServiceServicer_to_server(IdentityServicer(callers, readers, stores.identity, clock), server)
     add_reflection((*SERVICES, health.SERVICE_NAME), server)
     monitor = _Health(server, keys, stores.ping)
     port = _listen(server, options)
@@ -190,11 +212,10 @@ async def start_core(
         yield port
     finally:
         draining.set()
+        tails.stop()
         await monitor.stop()
         await _stop(server, interceptor, options.drain_seconds)
-        await group_commit.drain()
-        await _end(background)
-        await refusals.flush()
+        await _write_the_last(group_commit, background, refusals)
 
 
 def _make_server(interceptor: CallInterceptor) -> grpc.aio.Server:
@@ -277,10 +298,14 @@ def _in_background(**tasks: Callable[[], Coroutine[Any, Any, None]]) -> list[asy
     return [asyncio.create_task(_keep_running(name, follow)) for name, follow in tasks.items()]
 
 
-async def _end(background: Sequence[asyncio.Task[None]]) -> None:
+async def _write_the_last(
+    group_commit: GroupCommit, background: Sequence[asyncio.Task[None]], refusals: Refusals
+) -> None:
+    await group_commit.drain()
     for task in background:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
+    await refusals.flush()
 
 
 async def _keep_running(name: str, follow: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -52,6 +52,14 @@ class QueryServiceStub:
     Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
     tell where the quota stands (1,000 a minute per key).
     """
+    TailEvents: _grpc.UnaryStreamMultiCallable[_query_pb2.TailEventsRequest, _query_pb2.TailEventsResponse]
+    """Follows what is stored and what is refused, each within a second, in about
+    the order of receipt, until the caller ends it. Scope events:read. Where more
+    happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
+    RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
+    beyond 16 followers of a source; UNAVAILABLE when the core stops;
+    INVALID_ARGUMENT for a bad filter or resume token.
+    """
     GetLedger: _grpc.UnaryUnaryMultiCallable[_trail_pb2.GetLedgerRequest, _trail_pb2.GetLedgerResponse]
     """Gives the ledger: what came in, by source, dialect and hour, and what became
     of it. Scope events:read. INVALID_ARGUMENT for a bad page token.
@@ -85,6 +93,14 @@ class QueryServiceAsyncStub(QueryServiceStub):
     unknown metric or range; NOT_FOUND for a site that is not the key's.
     Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
     tell where the quota stands (1,000 a minute per key).
+    """
+    TailEvents: _aio.UnaryStreamMultiCallable[_query_pb2.TailEventsRequest, _query_pb2.TailEventsResponse]  # type: ignore[assignment]
+    """Follows what is stored and what is refused, each within a second, in about
+    the order of receipt, until the caller ends it. Scope events:read. Where more
+    happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
+    RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
+    beyond 16 followers of a source; UNAVAILABLE when the core stops;
+    INVALID_ARGUMENT for a bad filter or resume token.
     """
     GetLedger: _aio.UnaryUnaryMultiCallable[_trail_pb2.GetLedgerRequest, _trail_pb2.GetLedgerResponse]  # type: ignore[assignment]
     """Gives the ledger: what came in, by source, dialect and hour, and what became
@@ -134,6 +150,20 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         unknown metric or range; NOT_FOUND for a site that is not the key's.
         Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
         tell where the quota stands (1,000 a minute per key).
+        """
+
+    @_abc_1.abstractmethod
+    def TailEvents(
+        self,
+        request: _query_pb2.TailEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_query_pb2.TailEventsResponse], _abc.AsyncIterator[_query_pb2.TailEventsResponse]]:
+        """Follows what is stored and what is refused, each within a second, in about
+        the order of receipt, until the caller ends it. Scope events:read. Where more
+        happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
+        RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
+        beyond 16 followers of a source; UNAVAILABLE when the core stops;
+        INVALID_ARGUMENT for a bad filter or resume token.
         """
 
     @_abc_1.abstractmethod

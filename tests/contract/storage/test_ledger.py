@@ -61,6 +61,11 @@ def ledger(connection: psycopg.Connection[Any]) -> dict[tuple[str, str, datetime
     }
 
 
+async def append(database: Database, batch: EventBatch, received: dict[Line, int]) -> None:
+    item_count = len(batch.events) + len(batch.quarantined)
+    await PostgresQueue(database).append(batch.SerializeToString(), item_count, received)
+
+
 def at(hour: int) -> datetime:
     return datetime.fromtimestamp(hour, UTC)
 
@@ -77,7 +82,7 @@ async def test_each_fate_has_its_column(
     unwritable = make_event(kind=EVENT_KIND_UNSPECIFIED)
     refused = make_refused(dialect="grpc", received_at=timestamp_of(NOW))
     batch = EventBatch(events=[first, again, unwritable], quarantined=[refused])
-    await PostgresQueue(database).append(batch, {LINE: 4})
+    await append(database, batch, {LINE: 4})
     (waiting,) = (await read(database)).entries
     assert (waiting.received, waiting.in_queue, waiting.stored) == (4, 4, 0)
     await asyncio.to_thread(worker.settle_all)
@@ -90,7 +95,7 @@ async def test_each_fate_has_its_column(
 async def test_what_is_not_in_the_batch_is_missed(
     database: Database, worker: Worker, connection: psycopg.Connection[Any]
 ) -> None:
-    await PostgresQueue(database).append(EventBatch(events=[make_event()]), {LINE: 2})
+    await append(database, EventBatch(events=[make_event()]), {LINE: 2})
     await asyncio.to_thread(worker.settle_all)
     assert ledger(connection) == {(SOURCE, "grpc", at(HOUR)): (2, 1, 0, 0, 0)}
     assert (await read(database)).unbalanced_entries == 1
@@ -112,7 +117,7 @@ def test_rows_from_before_the_ledger_count_when_they_are_claimed(
 async def test_a_row_nobody_can_read_is_quarantined_whole(
     database: Database, worker: Worker, connection: psycopg.Connection[Any]
 ) -> None:
-    await PostgresQueue(database).append(EventBatch(events=[make_event()] * 3), {LINE: 3})
+    await append(database, EventBatch(events=[make_event()] * 3), {LINE: 3})
     connection.execute("UPDATE queue SET payload = '\\xff'")
     await asyncio.to_thread(worker.settle_all)
     assert ledger(connection) == {(SOURCE, "grpc", at(HOUR)): (3, 0, 0, 3, 0)}
@@ -121,10 +126,9 @@ async def test_a_row_nobody_can_read_is_quarantined_whole(
 async def test_a_batch_queued_twice_balances(
     database: Database, worker: Worker, connection: psycopg.Connection[Any]
 ) -> None:
-    queue = PostgresQueue(database)
     batch = EventBatch(events=[make_event(), make_event(message_id="m")])
     for _ in range(2):
-        await queue.append(batch, {LINE: 2})
+        await append(database, batch, {LINE: 2})
         await asyncio.to_thread(worker.settle_all)
     assert ledger(connection) == {(SOURCE, "grpc", at(HOUR)): (4, 2, 2, 0, 0)}
 
@@ -135,7 +139,7 @@ async def test_odd_lines_fail_nothing(
     """Counting must not be what stops a queue."""
     odd = {("no uuid", "a\0b", 1 << 62): 1, (SOURCE.upper(), "x" * 100, -5): 2}
     event = make_event(provenance=Provenance(dialect="d" * 200))
-    await PostgresQueue(database).append(EventBatch(events=[event]), odd)
+    await append(database, EventBatch(events=[event]), odd)
     await asyncio.to_thread(worker.settle_all)
     assert ledger(connection) == {
         (NO_SOURCE, "ab", at(0)): (1, 0, 0, 0, 0),

@@ -1,14 +1,14 @@
 """The ledger, and what is remembered of duplicates and refusals.
 
-Revision: 0002.
+Revision: 0003.
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql as pg
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
