@@ -61,9 +61,10 @@ def ledger(connection: psycopg.Connection[Any]) -> dict[tuple[str, str, datetime
     }
 
 
-async def append(database: Database, batch: EventBatch, received: dict[Line, int]) -> None:
+async def append(target: Database | PostgresQueue, batch: EventBatch, received: dict[Line, int]) -> None:
     item_count = len(batch.events) + len(batch.quarantined)
-    await PostgresQueue(database).append(batch.SerializeToString(), item_count, received)
+    queue = PostgresQueue(target) if isinstance(target, Database) else target
+    await queue.append(batch.SerializeToString(), item_count, received)
 
 
 def at(hour: int) -> datetime:
@@ -127,8 +128,9 @@ async def test_a_batch_queued_twice_balances(
     database: Database, worker: Worker, connection: psycopg.Connection[Any]
 ) -> None:
     batch = EventBatch(events=[make_event(), make_event(message_id="m")])
+    queue = PostgresQueue(database)
     for _ in range(2):
-        await append(database, batch, {LINE: 2})
+        await append(queue, batch, {LINE: 2})
         await asyncio.to_thread(worker.settle_all)
     assert ledger(connection) == {(SOURCE, "grpc", at(HOUR)): (4, 2, 2, 0, 0)}
 
