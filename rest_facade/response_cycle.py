@@ -19,8 +19,7 @@ class WholeResponseCycle(RequestResponseCycle):
     """One request and its response."""
 
     __slots__ = (
-        "_held_head",
-        "_held_lines",
+        "_held_start",
         "_message_event",
         "_running",
         "_under_way",
@@ -66,9 +65,8 @@ class WholeResponseCycle(RequestResponseCycle):
         self._message_event: asyncio.Event | None = None
         # Whether the application was given a whole body at once.
         self._was_read = False
-        # Pieces of a head that waits for its body, and how many lines they make.
-        self._held_head: list[bytes] | None = None
-        self._held_lines = 0
+        # A head that waits for its body.
+        self._held_start: Any = None
 
     @property
     def message_event(self) -> asyncio.Event:  # type: ignore[override]
@@ -137,35 +135,28 @@ class WholeResponseCycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         """Take one ASGI message."""
-        if self._held_head is not None:
-            self._write(self._held_head, message)
-        elif self.response_started or self.disconnected or self.flow.write_paused or not self._hold(message):
+        start = self._held_start
+        if start is not None:
+            self._held_start = None
+            self._write(start, message)
+        elif self._may_wait(message):
+            self._held_start = message
+        else:
             await super().send(message)
 
-    def _hold(self, start: Any) -> bool:
-        """Keep the head until the body is there; False when that may not be."""
-        headers = start.get("headers", ())
+    def _may_wait(self, start: Any) -> bool:
+        """Tell whether this is a head that says how long its body is, and nothing of the connection."""
+        if self.response_started or self.disconnected or self.flow.write_paused:
+            return False
         if self.scope["method"] == "HEAD" or start["status"] in _NO_BODY:
             return False
-        pieces = [STATUS_LINE[start["status"]]]
-        whole = False
-        for name, value in self.default_headers:
-            pieces += (name, b": ", value, b"\r\n")
-        for name, value in headers:
-            if name == b"content-length":
-                whole = True
-            elif name == b"connection":
-                return False
-            pieces += (name, b": ", value, b"\r\n")
-        if whole:
-            self._held_head = pieces
-            self._held_lines = 1 + len(self.default_headers) + len(headers)
-        return whole
+        names = dict(start.get("headers", ()))
+        return b"content-length" in names and b"connection" not in names
 
-    def _write(self, pieces: list[bytes], message: Any) -> None:
-        self._held_head = None
-        head = b"".join(pieces)
-        if head.count(b"\n") != self._held_lines:
+    def _write(self, start: Any, message: Any) -> None:
+        lines = [b": ".join(header) for header in (*self.default_headers, *start["headers"])]
+        head = b"\r\n".join(lines)
+        if head.count(b"\n") != len(lines) - 1:
             raise RuntimeError("a line break in a header")
         if message.get("more_body", False):
             raise RuntimeError("a response with a Content-Length comes whole")
@@ -174,8 +165,11 @@ class WholeResponseCycle(RequestResponseCycle):
         self.response_complete = True
         closing = b"" if self.keep_alive else b"connection: close\r\n"
         if not self.disconnected:
-            self.transport.write(b"%s%s\r\n%s" % (head, closing, message.get("body", b"")))
-        self.message_event.set()
+            self.transport.write(
+                b"%s%s\r\n%s\r\n%s" % (STATUS_LINE[start["status"]], head, closing, message.get("body", b""))
+            )
+        if self._message_event is not None:
+            self._message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()

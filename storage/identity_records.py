@@ -1,7 +1,7 @@
 """The records of who is who, as people ask for them: read by either id, page by page, and taken back.
 
-Hides how links and unlinks make one list, what its page tokens hold, and the one statement that unlinks. What
-an event is read with is `storage.identity`'s to say.
+Hides how links and unlinks make one list, and what its page tokens hold. What an event is read with is
+`storage.identity`'s to say.
 """
 
 import base64
@@ -19,7 +19,6 @@ from polylect.v1.identity_pb2 import (
     UnlinkIdentityResponse,
 )
 from sqlalchemy import (
-    CTE,
     Boolean,
     Column,
     ColumnElement,
@@ -28,21 +27,20 @@ from sqlalchemy import (
     Text,
     cast,
     func,
-    insert,
     literal,
     null,
     select,
     true,
     tuple_,
     union_all,
-    update,
 )
 
 from storage.database import Database
 from storage.group_links import groups_of_user, groups_of_visitor, membership_of
 from storage.identity import link_is_in_force
 from storage.schema import events, identity_links, identity_unlinks
-from storage.values import datetime_of, timestamp_of, uuid_text
+from storage.unlinking import MARKED_AT_ONCE, marking_void, unlinking
+from storage.values import timestamp_of, uuid_text
 
 _USER, _VISITOR = "user_id", "anonymous_id"
 # How far back connected ids are looked for, and how many are told.
@@ -134,7 +132,12 @@ class PostgresIdentity:
         canonical = uuid_text(source_id)
         if canonical is None or "\0" in unlink.anonymous_id + unlink.user_id:
             return None
-        [row] = await self._database.rows(_unlinking(canonical, unlink, dry_run))
+        [row] = await self._database.rows(unlinking(canonical, unlink, dry_run))
+        if not dry_run:
+            # Of what an earlier call was cut off at, too. What is not marked is void all the same.
+            marking = marking_void(canonical, unlink)
+            while await self._database.run(marking) == MARKED_AT_ONCE:
+                pass
         if not row["links"]:
             return None
         made = IdentityUnlink(
@@ -239,60 +242,6 @@ def _connected(asked: _Asked) -> Select[Any]:
         .order_by(last.desc(), searched.c.other)
         .limit(_MOST_CONNECTED)
     )
-
-
-def _unlinking(source_id: str, unlink: IdentityUnlink, dry_run: bool) -> Select[Any]:
-    link = identity_links.c
-    of_visitor = (link.source_id == source_id, link.anonymous_id == unlink.anonymous_id)
-    of_both = (*of_visitor, link.user_id == unlink.user_id)
-    held = (
-        select(
-            func.count().label("links"),
-            func.greatest(
-                literal(datetime_of(unlink.unlinked_at), _TIMESTAMP), func.max(link.linked_at)
-            ).label("unlinked_at"),
-        )
-        .where(*of_both, link_is_in_force())
-        .cte("held")
-    )
-    last = (
-        select(link.user_id)
-        .where(*of_visitor, link_is_in_force())
-        .order_by(link.linked_at.desc(), link.event_id.desc())
-        .limit(1)
-    )
-    answer = select(
-        held.c.links,
-        held.c.unlinked_at,
-        last.scalar_subquery().label("user_before"),
-        last.where(link.user_id != unlink.user_id).scalar_subquery().label("user_after"),
-    )
-    return answer if dry_run else answer.add_cte(*_voiding(source_id, unlink, held, of_both))
-
-
-def _voiding(
-    source_id: str, unlink: IdentityUnlink, held: CTE, of_both: tuple[ColumnElement[bool], ...]
-) -> tuple[CTE, CTE]:
-    """Give what adds the record, if any link is held, and what marks the links it voids."""
-    values = {
-        "source_id": literal(source_id, _UUID),
-        "anonymous_id": literal(unlink.anonymous_id, Text),
-        "user_id": literal(unlink.user_id, Text),
-        "unlinked_at": held.c.unlinked_at,
-        "unlink_id": literal(unlink.unlink_id, _UUID),
-        "reason": literal(unlink.reason, Text),
-    }
-    record = select(*values.values()).select_from(held).where(held.c.links > 0)
-    made = insert(identity_unlinks).from_select(list(values), record)
-    made_at = made.returning(identity_unlinks.c.unlinked_at).cte("made")
-    link = identity_links.c
-    voided = (
-        update(identity_links)
-        .where(*of_both, ~link.voided, link.linked_at <= made_at.c.unlinked_at)
-        .values(voided=True)
-        .returning(link.event_id)
-    )
-    return made_at, voided.cte("voided")
 
 
 def _record_of(row: dict[str, Any]) -> IdentityRecord:

@@ -128,6 +128,9 @@ def a_request(secret: str, *items: ClientItem | Event, **fields: Any) -> ClientR
         request.received_at.FromDatetime(NOW)
     for item in items or (an_event(),):
         request.items.append(ClientItem(event=item, raw=b"{}") if isinstance(item, Event) else item)
+    for item in request.items:
+        if item.HasField("event"):
+            item.event.provenance.dialect = request.dialect
     return request
 
 

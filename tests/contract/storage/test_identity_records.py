@@ -14,6 +14,7 @@ from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, column, enqueue, ma
 from storage.database import Database
 from storage.identity_records import PostgresIdentity
 from storage.migrations.upgrade import script_directory
+from storage.unlinking import MARKED_AT_ONCE
 from storage.values import timestamp_of
 from storage.worker import Worker, WorkerOptions
 
@@ -98,6 +99,20 @@ async def test_an_unlink_is_made_once_and_only_of_what_is_in_force(
     assert await store.unlink(SOURCE, unlink_of(), dry_run=False) is not None
     assert await store.unlink(SOURCE, unlink_of(5, number=2), dry_run=False) is None
     assert column(connection, "SELECT unlink_id::text FROM identity_unlinks") == [uuid_of(1)]
+
+
+async def test_every_void_link_is_marked_also_what_a_call_was_cut_off_at(
+    store: PostgresIdentity, connection: psycopg.Connection[Any]
+) -> None:
+    insert_links(connection, 2 * MARKED_AT_ONCE + 1, user="CASE WHEN n = 7 THEN 'bob' ELSE 'ann' END")
+    connection.execute(
+        "INSERT INTO identity_unlinks VALUES (%s, 'phone', 'ann', %s, %s)",
+        (SOURCE, NOW + 2 * MARKED_AT_ONCE * SECOND, uuid_of(1)),
+    )
+    assert await store.unlink(SOURCE, unlink_of(number=2), dry_run=True) is None
+    assert column(connection, "SELECT count(*) FROM identity_links WHERE voided") == [0]
+    assert await store.unlink(SOURCE, unlink_of(number=2), dry_run=False) is None
+    assert column(connection, "SELECT user_id FROM identity_links WHERE NOT voided") == ["bob"]
 
 
 async def test_a_dry_run_tells_and_does_nothing(
