@@ -118,6 +118,11 @@ class Admission:
             return None
         return key
 
+    def source_id_of(self, request: ClientRequest, now: float) -> str:
+        """Give the source a client's key belongs to; "" when the key is none, or not for there."""
+        key = self._keys.find(request.credential, now) if request.credential and self._keys.loaded else None
+        return key.source.source_id if key is not None and key.kind in request.accepted_kinds else ""
+
     def _warn_of_secret_in_browser(self, key: KeyEntry, now: float) -> None:
         # Once an hour, not with every page view.
         if now >= self._warn_again_at.get(key.key_id, 0.0):

@@ -4,14 +4,14 @@ Whatever arrives while a flush is under way becomes the next row. Nothing here k
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 from polylect.v1 import error_reason_pb2 as reasons
 
 from core_service.errors import CoreError, Overloaded, StorageUnavailable
-from core_service.ports import Queue
+from core_service.ports import LedgerLine, Queue
 
 # A row the worker can hold and write in one transaction without trouble.
 ROW_ITEMS = 5_000
@@ -29,12 +29,19 @@ log = structlog.get_logger()
 class Parcel:
     """What is committed together or not at all."""
 
-    __slots__ = ("items", "size_bytes")
+    __slots__ = ("items", "received", "size_bytes")
 
     def __init__(self) -> None:
         """Start empty."""
         self.items: list[bytes] = []
+        # What was put in, for the ledger.
+        self.received: dict[LedgerLine, int] = {}
         self.size_bytes = 0
+
+    def count(self, line: LedgerLine, items: int) -> None:
+        """Count items that were put in."""
+        if items:
+            self.received[line] = self.received.get(line, 0) + items
 
 
 class Consignment:
@@ -44,18 +51,25 @@ class Consignment:
         """Start with one parcel."""
         self.parcels = [Parcel()]
 
-    def add(self, items: Sequence[bytes]) -> range:
-        """Add what belongs to one answer, each an EventBatch of one item; give the indexes of its parcels."""
+    def add(self, items: Sequence[bytes], line: LedgerLine) -> range:
+        """Add what belongs to one answer, each an EventBatch of one item, and where the ledger counts it.
+
+        Give the indexes of its parcels.
+        """
         first = len(self.parcels) - 1
+        counted = 0
         parcel = self.parcels[-1]
         for item in items:
             size_bytes = parcel.size_bytes + len(item)
             if parcel.items and (size_bytes > ROW_BYTES or len(parcel.items) >= ROW_ITEMS):
+                parcel.count(line, counted)
                 parcel = Parcel()
                 self.parcels.append(parcel)
-                size_bytes = len(item)
+                size_bytes, counted = len(item), 0
             parcel.items.append(item)
             parcel.size_bytes = size_bytes
+            counted += 1
+        parcel.count(line, counted)
         return range(first, len(self.parcels))
 
 
@@ -121,7 +135,10 @@ class GroupCommit:
         error: Callable[[], CoreError] | None = None
         try:
             items = [item for parcel, _ in row for item in parcel.items]
-            await self._queue.append(b"".join(items), len(items))
+            received: Counter[LedgerLine] = Counter()
+            for parcel, _ in row:
+                received.update(parcel.received)
+            await self._queue.append(b"".join(items), len(items), received)
             if self._failing:
                 log.info("queue_available")
             self._failing = False

@@ -4,7 +4,7 @@ Every method may raise ConnectionError when the store can't be reached or can't 
 that into STORAGE_UNAVAILABLE. Times are aware datetimes in UTC, ids are UUIDs in text form.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import date, datetime
 from typing import Protocol
 
@@ -13,6 +13,10 @@ from polylect.v1.identity_pb2 import GetIdentityResponse, IdentityUnlink, Unlink
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.query_pb2 import ListEventsRequest
 from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
+from polylect.v1.trail_pb2 import ExplainEventResponse, GetLedgerResponse, Refusal
+
+LedgerLine = tuple[str, str, int]
+"""source_id, dialect, and the start of the UTC hour of receipt in seconds since the epoch."""
 
 
 class StoredKey(Protocol):
@@ -38,8 +42,13 @@ class StoredSource(Protocol):
 class Queue(Protocol):
     """The durable log between core and worker."""
 
-    async def append(self, batch: bytes, item_count: int) -> None:
-        """Make an EventBatch durable, given in bytes; it is when this returns. One row, all or nothing."""
+    async def append(
+        self, batch: bytes, item_count: int, received: Mapping[LedgerLine, int] | None = None
+    ) -> None:
+        """Make an EventBatch durable, given in bytes; it is when this returns. One row, all or nothing.
+
+        `received` says what was admitted into it, for the ledger: independent of what the batch holds.
+        """
 
 
 class SourceStore(Protocol):
@@ -118,6 +127,38 @@ class EventStore(Protocol):
         """Give a page, as above. `reason` as in the table (field_missing), "" for all.
 
         Raises ValueError as above.
+        """
+
+
+class RefusalStore(Protocol):
+    """Where refused requests are counted and remembered."""
+
+    async def add_refused(self, counts: Mapping[LedgerLine, int], remembered: Sequence[Refusal]) -> None:
+        """Count events as received and refused, and remember some of their requests: all or nothing."""
+
+
+class TrailStore(Protocol):
+    """Reading what came of everything. `source_id` None means all sources."""
+
+    async def ledger(
+        self,
+        source_id: str | None,
+        received_from: datetime | None,
+        received_until: datetime | None,
+        page_size: int,
+        page_token: str,
+    ) -> GetLedgerResponse:
+        """Give a page of the ledger's hours, from inclusive, until exclusive.
+
+        Raises ValueError for a page token that is not one of its own.
+        """
+
+    async def explain(
+        self, source_id: str | None, asked_id: str, *, with_sourceless: bool
+    ) -> ExplainEventResponse:
+        """Give the stories of an id, none when nothing is known of it.
+
+        `with_sourceless`: also of what no source could be told of.
         """
 
 

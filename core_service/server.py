@@ -6,7 +6,7 @@ The only module that knows which storage is used. Everything else of the core sp
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,14 +33,26 @@ from core_service.ingest import IngestServicer
 from core_service.interceptor import CallInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
-from core_service.ports import EventStore, IdentityStore, Queue, SourceStore, TailStore
+from core_service.ports import (
+    EventStore,
+    IdentityStore,
+    Queue,
+    RefusalStore,
+    SourceStore,
+    TailStore,
+    TrailStore,
+)
 from core_service.query import QuarantineServicer, QueryServicer, Readers
+from core_service.refusals import Refusals
 from core_service.sources import SourceServicer
 from core_service.tail import Tails
+from core_service.trail import Trail
 from storage.database import Database
 from storage.events import PostgresEvents
+from storage.explain import PostgresTrail
 from storage.identity_records import PostgresIdentity
 from storage.queue import PostgresQueue
+from storage.refusals import PostgresRefusals
 from storage.sources import PostgresSources
 from storage.tail import PostgresTail
 
@@ -96,6 +108,8 @@ class Stores(NamedTuple):
     queue: Queue
     sources: SourceStore
     events: EventStore
+    refusals: RefusalStore
+    trail: TrailStore
     tail: TailStore
     identity: IdentityStore
     # Answers when the database does, whatever else it is asked; raises ConnectionError.
@@ -138,6 +152,8 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
             queue=PostgresQueue(queue),
             sources=PostgresSources(control, include_demo=options.mode == "demo"),
             events=PostgresEvents(queries),
+            refusals=PostgresRefusals(control),
+            trail=PostgresTrail(queries),
             tail=PostgresTail(tails),
             identity=PostgresIdentity(queries),
             ping=PostgresEvents(control).ping,
@@ -158,18 +174,23 @@ async def start_core(
     """
     keys = KeyRing(stores.sources, localhost_origins=options.mode != "production")
     fingerprints = Fingerprints(stores.sources)
-    quotas, readers = QuotaCounters(), Readers(stores.sources)
-    group_commit = GroupCommit(stores.queue)
-    draining = asyncio.Event()
+    quotas, readers, draining = QuotaCounters(), Readers(stores.sources), asyncio.Event()
+    group_commit, refusals = GroupCommit(stores.queue), Refusals(stores.refusals, clock)
     callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
-    admission = Admission(keys, quotas, fingerprints)
     ingest = IngestServicer(
-        callers, admission, fingerprints, group_commit=group_commit, clock=clock, draining=draining
+        callers,
+        Admission(keys, quotas, fingerprints),
+        fingerprints,
+        group_commit=group_commit,
+        refusals=refusals,
+        clock=clock,
+        draining=draining,
     )
-    tails = Tails(stores.tail, clock)
-    query = QueryServicer(callers, readers, stores.events, quotas=quotas, tails=tails, clock=clock)
-    interceptor = CallInterceptor(callers)
-    server = _make_server(interceptor)
+    tails, trail = Tails(stores.tail, clock), Trail(callers, readers, stores.trail)
+    query = QueryServicer(
+        callers, readers, stores.events, quotas=quotas, tails=tails, clock=clock, trail=trail
+    )
+    server = _make_server(interceptor := CallInterceptor(callers, refusals))
     add_IngestServiceServicer_to_server(ingest, server)
     add_QueryServiceServicer_to_server(query, server)
     add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
@@ -178,11 +199,13 @@ async def start_core(
     add_reflection((*SERVICES, health.SERVICE_NAME), server)
     monitor = _Health(server, keys, stores.ping)
     port = _listen(server, options)
-    with contextlib.suppress(ConnectionError):
-        await keys.reload()
-    await monitor.check()
-    tasks = {"keys": keys.follow, "health": monitor.follow, "salts": lambda: fingerprints.follow(clock)}
-    background = [asyncio.create_task(_keep_running(name, follow)) for name, follow in tasks.items()]
+    await _look_once(keys, monitor)
+    background = _in_background(
+        keys=keys.follow,
+        health=monitor.follow,
+        salts=lambda: fingerprints.follow(clock),
+        refusals=refusals.follow,
+    )
     await server.start()
     log.info("core_listening", address=options.address, port=port, tls=options.tls_cert is not None)
     try:
@@ -192,10 +215,7 @@ async def start_core(
         tails.stop()
         await monitor.stop()
         await _stop(server, interceptor, options.drain_seconds)
-        await group_commit.drain()
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await _write_the_last(group_commit, background, refusals)
 
 
 def _make_server(interceptor: CallInterceptor) -> grpc.aio.Server:
@@ -266,6 +286,26 @@ class _Health:
     async def stop(self) -> None:
         """Tell for good that nothing is served."""
         await self._healthiness.enter_graceful_shutdown()
+
+
+async def _look_once(keys: KeyRing, monitor: _Health) -> None:
+    with contextlib.suppress(ConnectionError):
+        await keys.reload()
+    await monitor.check()
+
+
+def _in_background(**tasks: Callable[[], Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(_keep_running(name, follow)) for name, follow in tasks.items()]
+
+
+async def _write_the_last(
+    group_commit: GroupCommit, background: Sequence[asyncio.Task[None]], refusals: Refusals
+) -> None:
+    await group_commit.drain()
+    for task in background:
+        task.cancel()
+    await asyncio.gather(*background, return_exceptions=True)
+    await refusals.flush()
 
 
 async def _keep_running(name: str, follow: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -13,10 +13,10 @@ from google.protobuf.json_format import MessageToDict
 from google.type.money_pb2 import Money
 from polylect.v1.event_pb2 import Event, EventKind
 from polylect.v1.query_pb2 import ListEventsRequest
-from polylect.v1.source_pb2 import ListSourcesRequest
 
 from polylect_cli.calling import Core, connected, time_text
 from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table
+from polylect_cli.source_names import SourceNames
 
 _PREFIX = "EVENT_KIND_"
 KINDS = ("page", "track", "identify", "group", "revenue")
@@ -44,7 +44,7 @@ def events(
         dialect=dialect,
     )
     with connected() as core:
-        latest, sources = _latest(core, request, limit), Sources(core)
+        latest, sources = _latest(core, request, limit), SourceNames(core)
         if as_json:
             for event in latest:
                 print_json(as_document(event))
@@ -68,22 +68,6 @@ def _latest(core: Core, request: ListEventsRequest, limit: int) -> list[Event]:
     return found
 
 
-class Sources:
-    """Knows sources by name; asks again for one it has not heard of."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._names: dict[str, str] = {}
-
-    def name(self, source_id: str) -> str:
-        """Give a source's name, its id where there is none."""
-        if source_id not in self._names:
-            answer = self._core.call(self._core.sources.ListSources, ListSourcesRequest())
-            self._names |= {source.source_id: source.name for source in answer.sources}
-        # Examples' events stay when the examples are gone.
-        return self._names.setdefault(source_id, source_id)
-
-
 def kind_of(text: str) -> EventKind.ValueType:
     """Give the kind of that name, unspecified for ""; raises CommandError."""
     if text and text not in KINDS:
@@ -93,7 +77,7 @@ def kind_of(text: str) -> EventKind.ValueType:
     return EventKind.Value(_PREFIX + text.upper()) if text else EventKind.EVENT_KIND_UNSPECIFIED
 
 
-def row_of(event: Event, sources: Sources) -> tuple[str, ...]:
+def row_of(event: Event, sources: SourceNames) -> tuple[str, ...]:
     """Give an event for people: a cell for each of the columns."""
     return (
         time_text(event.received_at),

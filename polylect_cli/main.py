@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from polylect_cli import events, identity, keys, lifecycle, send, sources, tail
+from polylect_cli import events, identity, keys, ledger, lifecycle, send, sources, tail, why
 from polylect_cli.output import EXIT_USAGE, CommandError, print_error, print_line
 from polylect_cli.settings import SettingsError
 from storage.postgres_binaries import EmbeddedPostgresError
@@ -31,6 +31,8 @@ for function, name in (
     (send.send, "send"),
     (events.events, "events"),
     (tail.tail, "tail"),
+    (why.why, "why"),
+    (ledger.ledger, "ledger"),
 ):
     app.command(name)(function)
 app.add_typer(sources.app, name="source")

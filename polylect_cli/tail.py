@@ -21,8 +21,9 @@ from polylect.v1.query_pb2 import (
 )
 
 from polylect_cli.calling import Core, Interrupted, connected, time_text
-from polylect_cli.events import KINDS, Sources, as_document, kind_of, row_of
+from polylect_cli.events import KINDS, as_document, kind_of, row_of
 from polylect_cli.output import EXIT_USAGE, CommandError, print_error, print_json, print_line, printable
+from polylect_cli.source_names import SourceNames
 
 _AGAIN_SECONDS = 1.0
 # More than a resumed call repeats.
@@ -58,7 +59,7 @@ def tail(
         verdict=_VERDICTS[accepted, refused],
     )
     with connected() as core, suppress(KeyboardInterrupt):
-        sources = Sources(core)
+        sources = SourceNames(core)
         for answer in _happening(core, request):
             if answer.gap:
                 print_error("polylect: more happens than can be shown; some of it is left out here")
@@ -114,7 +115,7 @@ def _document(answer: TailEventsResponse) -> dict[str, Any]:
     }
 
 
-def _cells(answer: TailEventsResponse, sources: Sources) -> tuple[str, ...]:
+def _cells(answer: TailEventsResponse, sources: SourceNames) -> tuple[str, ...]:
     if answer.WhichOneof("item") == "event":
         received, *rest = row_of(answer.event, sources)
         return (received, "accepted", *rest)

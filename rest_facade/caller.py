@@ -59,10 +59,15 @@ def read_caller(scope: Mapping[str, Any], addresses: AddressBook, *, needs_own_o
     return Caller(
         headers,
         addresses.client_ip(peer, headers),
-        asked_id if asked_id and _REQUEST_ID.fullmatch(asked_id) else str(uuid7()),
+        sane_request_id(asked_id),
         headers.get("origin", ""),
         addresses.own_origin(peer, scope["scheme"], headers) if needs_own_origin else "",
     )
+
+
+def sane_request_id(asked_id: str | None) -> str:
+    """Give the client's own id for its request, if it gave a sane one; else a new one."""
+    return asked_id if asked_id and _REQUEST_ID.fullmatch(asked_id) else str(uuid7())
 
 
 def _joined(raw: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

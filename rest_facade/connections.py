@@ -14,6 +14,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from rest_facade.caller import sane_request_id
 from rest_facade.response_cycle import WholeResponseCycle
 
 _MAX_HEAD_BYTES = 64 * 1024
@@ -25,7 +26,8 @@ _LINGER_SECONDS = 5.0
 _LAST_CALL_SECONDS = 1.0
 
 COUNT_UNPARSED = "count_unparsed"
-"""Where the lifespan's state may hold a function that is told the status of each refusal made here."""
+"""Where the lifespan's state may hold a function that is told of each refusal made here: its status, the
+request's id and the address it came from."""
 
 _TEXTS = {400: b"Bad request", 431: b"Request head too large", 503: b"Too many connections"}
 
@@ -253,14 +255,26 @@ class FacadeProtocol(HttpToolsProtocol):
         """Answer without a request, neutrally, for there is no path to tell a dialect by."""
         body = b'{"error":"%s"}' % _TEXTS[status]
         retry_after = b"retry-after: 1\r\n" if status == 503 else b""
+        request_id = self._request_id()
         self.transport.write(
             STATUS_LINE[status]
             + b"content-type: application/json\r\n"
             + retry_after
+            + b"x-request-id: %s\r\n" % request_id.encode()
             + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
             + body
         )
         self.transport.close()
         count = self.app_state.get(COUNT_UNPARSED)
         if count is not None:
-            count(status)
+            count(status, request_id, self.client[0] if self.client else "")
+
+    def _request_id(self) -> str:
+        """Give the id in as much of the head as could be read, or a new one."""
+        headers = self.headers or ()
+        cycle = self.cycle
+        if cycle is not None and cycle.response_complete and cycle.scope["headers"] is headers:
+            # Of the request before, which has its answer.
+            headers = ()
+        asked = (value for name, value in headers if name.lower() == b"x-request-id")
+        return sane_request_id(next(asked, b"").decode("latin-1"))

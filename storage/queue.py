@@ -4,7 +4,8 @@ Hides that a batch is a row, its compression, how a claim is cut and kept from o
 settling it deletes rows. It must not know what becomes of events.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
@@ -18,6 +19,7 @@ from polylect.v1.queue_pb2 import EventBatch
 
 from storage.database import Database
 from storage.quarantine_rows import undecodable
+from storage.reckoning import Line, Reckoning, decode_received, encode_received, hour_of
 from storage.roundtrip import Connection
 
 # Under this zstd saves less disk than it costs time.
@@ -28,7 +30,9 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _LARGEST_BATCH_BYTES = 1 << 30
 
 _STATEMENT = b"polylect_append"
-_INSERT = b"INSERT INTO queue (item_count, payload) VALUES ($1, $2)"
+_INSERT = b"INSERT INTO queue (item_count, payload, received) VALUES ($1, $2, $3)"
+# jsonb in binary is its version, then the text.
+_JSONB_VERSION = b"\x01"
 
 # One round trip when there is nothing; by the index, for the table's first pages hold dead rows only.
 _WAITING = "SELECT queue_id FROM queue ORDER BY queue_id LIMIT 1"
@@ -38,7 +42,7 @@ _CLAIM = """
 DECLARE claim NO SCROLL CURSOR FOR
 SELECT queue_id, item_count, octet_length(payload) FROM queue ORDER BY queue_id FOR UPDATE SKIP LOCKED
 """
-_PAYLOADS = "SELECT queue_id, payload FROM queue WHERE queue_id = ANY(%s) ORDER BY queue_id"
+_PAYLOADS = "SELECT queue_id, payload, received FROM queue WHERE queue_id = ANY(%s) ORDER BY queue_id"
 _DELETE = "DELETE FROM queue WHERE queue_id = ANY(%s)"
 _FIRST_FETCH_ROWS = 8
 _LARGEST_FETCH_ROWS = 1_000
@@ -58,18 +62,21 @@ class PostgresQueue:
         self._database = database
         self._prepared: WeakSet[Connection] = WeakSet()
 
-    async def append(self, batch: bytes, item_count: int) -> None:
+    async def append(self, batch: bytes, item_count: int, received: Mapping[Line, int] | None = None) -> None:
         """Commit an EventBatch of so many items, given in bytes, as one row, synced to disk.
+
+        `received` is the ledger's word on what came in; without it, what the batch holds when it is claimed.
 
         Raises StorageUnavailable; when the connection broke at the commit, the row may be there all the same.
         """
         payload = encode_batch(batch)
+        counted = None if received is None else _JSONB_VERSION + encode_received(received)
         async with self._database.connection() as connection:
             try:
                 if connection not in self._prepared:
                     await connection.prepare(_STATEMENT, _INSERT)
                     self._prepared.add(connection)
-                await connection.run_prepared(_STATEMENT, (item_count.to_bytes(4), payload))
+                await connection.run_prepared(_STATEMENT, (item_count.to_bytes(4), payload, counted))
             except psycopg.Error:
                 # It may be the statement that is gone: a new connection starts anew.
                 await connection.close()
@@ -86,6 +93,8 @@ class Claim:
     refused: list[QuarantinedEvent]
     # Nothing more was there to claim.
     emptied: bool
+    # Has what came in; what becomes of it is the writer's to add.
+    reckoning: Reckoning = field(default_factory=Reckoning)
 
     @property
     def items(self) -> int:
@@ -116,7 +125,8 @@ def claim(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
     events: list[Event] = []
     refused: list[QuarantinedEvent] = []
     decoded_bytes = 0
-    for queue_id, payload in connection.execute(_PAYLOADS, (locked,), binary=True):
+    reckoning = Reckoning()
+    for queue_id, payload, received in connection.execute(_PAYLOADS, (locked,), binary=True):
         queue_ids.append(queue_id)
         try:
             plain = _inflated(payload)
@@ -125,13 +135,28 @@ def claim(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
             # In quarantine an operator can find it; in the queue it would stop everything behind it.
             log.error("queue_row_undecodable", queue_id=queue_id, error=str(error))
             refused.append(undecodable(payload, error))
+            # All of it, as one piece.
+            reckoning.received.update(decode_received(received or []))
+            reckoning.quarantined.update(decode_received(received or []))
             continue
         events += batch.events
         refused += batch.quarantined
+        reckoning.received.update(_contents(batch) if received is None else decode_received(received))
         decoded_bytes += len(plain)
         if decoded_bytes >= max_bytes:
             break
-    return Claim(connection, queue_ids, events, refused, emptied and len(queue_ids) == len(locked))
+    return Claim(connection, queue_ids, events, refused, emptied and len(queue_ids) == len(locked), reckoning)
+
+
+def _contents(batch: EventBatch) -> Mapping[Line, int]:
+    """Count what is in a batch of which nobody else has."""
+    reckoning = Reckoning()
+    reckoning.quarantine(batch.quarantined)
+    reckoning.quarantined.update(
+        (event.source_id, event.provenance.dialect, hour_of(event.received_at.seconds))
+        for event in batch.events
+    )
+    return reckoning.quarantined
 
 
 def _lock(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -> tuple[list[int], bool]:

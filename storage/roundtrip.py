@@ -32,7 +32,7 @@ class Connection(psycopg.AsyncConnection[dict[str, Any]]):
         self.pgconn.send_prepare(name, statement)
         await self._finish()
 
-    async def run_prepared(self, name: bytes, parameters: Sequence[bytes]) -> None:
+    async def run_prepared(self, name: bytes, parameters: Sequence[bytes | None]) -> None:
         """Run the prepared statement of that name, its parameters in binary form; rows it gives are dropped.
 
         The connection must be in autocommit and used by nobody else. Cancelled, it cancels the statement and

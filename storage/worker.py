@@ -25,6 +25,7 @@ from storage.retention import Retention
 from storage.writer import Clock, Connection, Tally, Writer
 
 _MAINTENANCE_RETRY_SECONDS = 60
+_TRIM_SECONDS = 60
 _CONNECT_TIMEOUT_SECONDS = 5
 # How many objects may be made before the collector looks for cycles.
 _COLLECTED_OBJECTS = 10_000
@@ -78,6 +79,7 @@ class Worker:
         self._writer = Writer(Enricher(), self._partitions, dedup_window, clock)
         self._connection: Connection | None = None
         self._next_maintenance = datetime.min.replace(tzinfo=UTC)
+        self._next_trim = self._next_maintenance
         self.totals = Tally()
 
     def settle_once(self) -> int:
@@ -104,6 +106,12 @@ class Worker:
         self._partitions.make_ahead(now.date())
         if self._retention.apply(now):
             self._next_maintenance = now + timedelta(seconds=self._options.maintenance_seconds)
+
+    def trim(self) -> None:
+        """Delete some of what grows by the minute; while more is due, stay due. Raises StorageUnavailable."""
+        now = self._clock()
+        if self._retention.trim(now):
+            self._next_trim = now + timedelta(seconds=_TRIM_SECONDS)
 
     def work(self, pause: Callable[[float], bool]) -> None:
         """Settle until `pause`, which waits so many seconds between claims, says that it is time to stop."""
@@ -140,14 +148,16 @@ class Worker:
 
     def _maintain_if_due(self) -> None:
         now = self._clock()
-        if now < self._next_maintenance:
-            return
         try:
-            self.maintain()
+            if now >= self._next_trim:
+                self.trim()
+            if now >= self._next_maintenance:
+                self.maintain()
         except StorageUnavailable as error:
             # Mostly a reader that holds a partition to be dropped; what matters meanwhile is the queue.
             log.warning("maintenance_failed", error=str(error))
             self._next_maintenance = now + timedelta(seconds=_MAINTENANCE_RETRY_SECONDS)
+            self._next_trim = self._next_maintenance
 
     def _retry_seconds(self, failures: int) -> float:
         doubled = self._options.first_retry_seconds * (1 << min(failures - 1, 20))
@@ -166,8 +176,12 @@ class Worker:
                     claimed = claim(self._connection, options.claim_items, options.claim_bytes)
                     if claimed is None:
                         return None
-                    tally = self._writer.write(self._connection, claimed.events, claimed.refused)
+                    tally = self._writer.write(
+                        self._connection, claimed.events, claimed.refused, claimed.reckoning
+                    )
                     claimed.settle()
+                    # Last: every worker adds to the same few rows, and waits for who has them.
+                    claimed.reckoning.write(self._connection)
         except BaseException:
             self.close()
             raise

@@ -15,16 +15,19 @@ from polylect.v1.event_pb2 import EVENT_KIND_IDENTIFY, Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 
 from storage.dedup import dedup_key
+from storage.duplicates import insert_duplicates
 from storage.enrich import Enricher
 from storage.group_links import insert_group_links
 from storage.partitions import Partitions
 from storage.quarantine_rows import insert_quarantined, unwritable, words_of
+from storage.reckoning import Line, Reckoning, hour_of
 from storage.rows import COLUMNS, COPY, Row, row_of, write_rows
 
 Clock = Callable[[], datetime]
 Connection = psycopg.Connection[Any]
 
 _RECEIVED_AT = COLUMNS.index("received_at")
+_DIALECT = COLUMNS.index("provenance_dialect")
 
 # Returns the events whose key nobody had within the window: they alone insert or renew a row.
 _REMEMBER = """
@@ -85,6 +88,11 @@ class _Prepared(NamedTuple):
     key: tuple[str, str] | None
     received_micros: int
 
+    @property
+    def line(self) -> Line:
+        """Where the ledger counts it."""
+        return self.event.source_id, self.row[_DIALECT], hour_of(self.received_micros // _MICROS_PER_SECOND)
+
 
 @dataclass
 class _Claim:
@@ -92,8 +100,21 @@ class _Claim:
 
     connection: Connection
     refused: list[QuarantinedEvent]
+    reckoning: Reckoning
     tally: Tally = field(default_factory=Tally)
     unwritable: int = 0
+    # Whose client's id was stored before.
+    dropped: list[_Prepared] = field(default_factory=list)
+
+    def note_stored(self, stored: Sequence[_Prepared]) -> None:
+        """Count events that are in their table now."""
+        self.tally.stored += len(stored)
+        self.reckoning.stored.update([one.line for one in stored])
+
+    def note_duplicates(self, duplicates: Sequence[_Prepared]) -> None:
+        """Count events that were not stored again."""
+        self.tally.duplicate += len(duplicates)
+        self.reckoning.duplicate.update([one.line for one in duplicates])
 
     def refuse(self, event: Event, error: Exception) -> None:
         """Have `event` quarantined. Only a claim's first is logged: a client may send as many as it likes."""
@@ -123,14 +144,20 @@ class Writer:
         self._dedup_window_micros = dedup_window // timedelta(microseconds=1)
 
     def write(
-        self, connection: Connection, events: Iterable[Event], refused: Iterable[QuarantinedEvent]
+        self,
+        connection: Connection,
+        events: Iterable[Event],
+        refused: Iterable[QuarantinedEvent],
+        reckoning: Reckoning | None = None,
     ) -> Tally:
         """Store `events` in their order, changing them; quarantine `refused` and what can't be stored.
+
+        What became of each is added to `reckoning`.
 
         Raises the driver's errors, or StorageUnavailable, for what is no event's fault: the transaction must
         then be rolled back, and may be done again.
         """
-        claim = _Claim(connection, list(refused))
+        claim = _Claim(connection, list(refused), reckoning or Reckoning())
         prepared = self._prepare(claim, events)
         if prepared:
             self._partitions.ensure(_days_of(prepared))
@@ -138,6 +165,11 @@ class Writer:
         if claim.refused:
             insert_quarantined(connection, claim.refused, self._clock())
             claim.tally.quarantined = len(claim.refused)
+            # What has no id is no event but a row of the queue, reckoned when it was claimed.
+            claim.reckoning.quarantine(entry for entry in claim.refused if entry.quarantine_id)
+        if claim.dropped:
+            dropped = [(one.event, one.key[1], one.row[_RECEIVED_AT]) for one in claim.dropped if one.key]
+            insert_duplicates(connection, dropped)
         if claim.unwritable > 1:
             log.warning("more_events_unwritable", count=claim.unwritable)
         return claim.tally
@@ -154,7 +186,7 @@ class Writer:
                 claim.refuse(event, error)
                 continue
             if prepared.setdefault(one.event_id, one) is not one:
-                claim.tally.duplicate += 1
+                claim.note_duplicates((one,))
         return list(prepared.values())
 
     def _prepare_one(self, event: Event) -> _Prepared:
@@ -178,14 +210,18 @@ class Writer:
         """Store all, or find out which can't be. In order: of two with one key the first wins."""
         try:
             with claim.connection.transaction():
-                stored = self._insert(claim.connection, prepared)
+                fresh = self._insert(claim.connection, prepared)
         except psycopg.Error as error:
             if not _is_events_fault(error):
                 raise
             self._isolate(claim, prepared, error)
         else:
-            claim.tally.stored += stored
-            claim.tally.duplicate += len(prepared) - stored
+            claim.note_stored(fresh)
+            if len(fresh) < len(prepared):
+                stored = {one.event_id for one in fresh}
+                dropped = [one for one in prepared if one.event_id not in stored]
+                claim.note_duplicates(dropped)
+                claim.dropped += dropped
 
     def _isolate(self, claim: _Claim, prepared: Sequence[_Prepared], error: psycopg.Error) -> None:
         """Store what can be after `error`, by halves; quarantine an event that fails alone."""
@@ -197,7 +233,8 @@ class Writer:
             # A batch was queued twice: the core lost the connection at the commit, and tried again.
             absent = _absent(claim.connection, prepared)
             if len(absent) < len(prepared):
-                claim.tally.duplicate += len(prepared) - len(absent)
+                missing = {one.event_id for one in absent}
+                claim.note_duplicates([one for one in prepared if one.event_id not in missing])
                 self._store(claim, absent)
                 return
         if len(prepared) == 1:
@@ -207,7 +244,7 @@ class Writer:
         self._store(claim, prepared[:middle])
         self._store(claim, prepared[middle:])
 
-    def _insert(self, connection: Connection, prepared: Sequence[_Prepared]) -> int:
+    def _insert(self, connection: Connection, prepared: Sequence[_Prepared]) -> Sequence[_Prepared]:
         fresh = self._without_duplicates(connection, prepared)
         if fresh:
             with connection.cursor() as cursor, cursor.copy(COPY) as copy:
@@ -218,7 +255,7 @@ class Writer:
             visitors, users = zip(*((visitor, one.event.user_id) for visitor, one in links), strict=True)
             connection.execute(_LINK, [*_array_literals(rows), list(visitors), list(users)])
         insert_group_links(connection, ((one.event, one.row[_RECEIVED_AT]) for one in fresh))
-        return len(fresh)
+        return fresh
 
     def _without_duplicates(self, connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:
         """Leave out events whose key another event had within the window; remember the others' keys."""

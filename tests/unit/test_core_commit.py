@@ -1,6 +1,7 @@
 """Group commit: what shares a row, what happens when a row fails, and what is too much."""
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 from polylect.v1.event_pb2 import Event
@@ -17,6 +18,9 @@ from core_service.commit import (
     Parcel,
 )
 from core_service.errors import Overloaded, StorageUnavailable
+from core_service.ports import LedgerLine
+
+LINE = ("01941f29-7c00-7000-8000-000000000001", "grpc", 3_600)
 
 
 class GatedQueue:
@@ -24,11 +28,14 @@ class GatedQueue:
 
     def __init__(self) -> None:
         self.rows: list[EventBatch] = []
+        self.received: list[dict[LedgerLine, int]] = []
         self.begun = 0
         self.gate = asyncio.Event()
         self.error: Exception | None = None
 
-    async def append(self, batch: bytes, item_count: int) -> None:
+    async def append(
+        self, batch: bytes, item_count: int, received: Mapping[LedgerLine, int] | None = None
+    ) -> None:
         self.begun += 1
         await self.gate.wait()
         if self.error:
@@ -36,6 +43,7 @@ class GatedQueue:
         row = EventBatch.FromString(batch)
         assert item_count == len(row.events)
         self.rows.append(row)
+        self.received.append(dict(received or {}))
 
 
 def parcel(*names: str, size_bytes: int = 100) -> Parcel:
@@ -164,21 +172,23 @@ async def test_a_row_is_bounded() -> None:
 
 def test_a_consignment_that_fits_is_one_parcel() -> None:
     consignment = Consignment()
-    assert consignment.add([b"a", b"bc"]) == range(0, 1)
-    assert consignment.add([b"d"]) == range(0, 1)
+    assert consignment.add([b"a", b"bc"], LINE) == range(0, 1)
+    assert consignment.add([b"d"], LINE) == range(0, 1)
     (only,) = consignment.parcels
     assert (only.items, only.size_bytes) == ([b"a", b"bc", b"d"], 4)
 
 
 def test_a_consignment_is_cut_by_number_and_by_size() -> None:
     by_number = Consignment()
-    assert by_number.add([b"a"] * (ROW_ITEMS - 1)) == range(0, 1)
-    assert by_number.add([b"b"] * 2) == range(0, 2)
-    assert by_number.add([b"c"]) == range(1, 2)
+    assert by_number.add([b"a"] * (ROW_ITEMS - 1), LINE) == range(0, 1)
+    assert by_number.add([b"b"] * 2, LINE) == range(0, 2)
+    assert by_number.add([b"c"], LINE) == range(1, 2)
     assert [len(one.items) for one in by_number.parcels] == [ROW_ITEMS, 2]
+    assert [one.received for one in by_number.parcels] == [{LINE: ROW_ITEMS}, {LINE: 2}]
 
     wide = b"w" * (ROW_BYTES // 3)
     by_size = Consignment()
-    assert by_size.add([wide] * 7) == range(0, 3)
+    assert by_size.add([wide] * 7, LINE) == range(0, 3)
     assert [len(one.items) for one in by_size.parcels] == [3, 3, 1]
+    assert [one.received for one in by_size.parcels] == [{LINE: 3}, {LINE: 3}, {LINE: 1}]
     assert all(one.size_bytes <= ROW_BYTES for one in by_size.parcels)

@@ -6,6 +6,7 @@ Finding events."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from polylect.v1 import query_pb2 as _query_pb2
+from polylect.v1 import trail_pb2 as _trail_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -59,6 +60,16 @@ class QueryServiceStub:
     beyond 16 followers of a source; UNAVAILABLE when the core stops;
     INVALID_ARGUMENT for a bad filter or resume token.
     """
+    GetLedger: _grpc.UnaryUnaryMultiCallable[_trail_pb2.GetLedgerRequest, _trail_pb2.GetLedgerResponse]
+    """Gives the ledger: what came in, by source, dialect and hour, and what became
+    of it. Scope events:read. INVALID_ARGUMENT for a bad page token.
+    """
+    ExplainEvent: _grpc.UnaryUnaryMultiCallable[_trail_pb2.ExplainEventRequest, _trail_pb2.ExplainEventResponse]
+    """Tells what became of a request or an event. Scope events:read. An id nothing
+    is known of gets no story. A client's own request ids, and message ids that
+    deduplication no longer knows, are found among a source's latest 100,000
+    events; without a source, fewer of each. INVALID_ARGUMENT without an id.
+    """
 
 @_typing.type_check_only
 class QueryServiceAsyncStub(QueryServiceStub):
@@ -90,6 +101,16 @@ class QueryServiceAsyncStub(QueryServiceStub):
     RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
     beyond 16 followers of a source; UNAVAILABLE when the core stops;
     INVALID_ARGUMENT for a bad filter or resume token.
+    """
+    GetLedger: _aio.UnaryUnaryMultiCallable[_trail_pb2.GetLedgerRequest, _trail_pb2.GetLedgerResponse]  # type: ignore[assignment]
+    """Gives the ledger: what came in, by source, dialect and hour, and what became
+    of it. Scope events:read. INVALID_ARGUMENT for a bad page token.
+    """
+    ExplainEvent: _aio.UnaryUnaryMultiCallable[_trail_pb2.ExplainEventRequest, _trail_pb2.ExplainEventResponse]  # type: ignore[assignment]
+    """Tells what became of a request or an event. Scope events:read. An id nothing
+    is known of gets no story. A client's own request ids, and message ids that
+    deduplication no longer knows, are found among a source's latest 100,000
+    events; without a source, fewer of each. INVALID_ARGUMENT without an id.
     """
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -143,6 +164,28 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
         beyond 16 followers of a source; UNAVAILABLE when the core stops;
         INVALID_ARGUMENT for a bad filter or resume token.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLedger(
+        self,
+        request: _trail_pb2.GetLedgerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trail_pb2.GetLedgerResponse, _abc.Awaitable[_trail_pb2.GetLedgerResponse]]:
+        """Gives the ledger: what came in, by source, dialect and hour, and what became
+        of it. Scope events:read. INVALID_ARGUMENT for a bad page token.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainEvent(
+        self,
+        request: _trail_pb2.ExplainEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trail_pb2.ExplainEventResponse, _abc.Awaitable[_trail_pb2.ExplainEventResponse]]:
+        """Tells what became of a request or an event. Scope events:read. An id nothing
+        is known of gets no story. A client's own request ids, and message ids that
+        deduplication no longer knows, are found among a source's latest 100,000
+        events; without a source, fewer of each. INVALID_ARGUMENT without an id.
         """
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -68,7 +68,7 @@ async def test_reflection(core: Caller) -> None:
 
     services, methods = await asyncio.to_thread(ask)
     assert {*SERVICES, "grpc.health.v1.Health"} <= set(services)
-    assert methods == ["Ingest", "BatchIngest", "BatchIngestStream", "IngestStream"]
+    assert methods == ["Ingest", "BatchIngest", "BatchIngestStream", "IngestStream", "ReportRefusals"]
 
 
 @pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])
