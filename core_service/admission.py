@@ -16,9 +16,10 @@ from polylect.v1 import event_pb2, ingest_pb2
 from polylect.v1.error_reason_pb2 import Rejection
 from polylect.v1.event_pb2 import Event
 from polylect.v1.ingest_pb2 import ClientItem, ClientOutcome, ClientRequest, EventResult
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.quarantine_pb2 import Circumstances, QuarantinedEvent
 from uuid_utils import uuid7
 
+from core_service.circumstances import circumstances_of
 from core_service.direct import normalize
 from core_service.errors import CoreError, Objection
 from core_service.fingerprint import Fingerprints
@@ -57,6 +58,7 @@ class Receipt:
         "max_age_seconds",
         "quarantined",
         "received_at",
+        "request",
         "request_id",
         "results",
         "vendor_ids",
@@ -71,6 +73,8 @@ class Receipt:
         self.dialect = dialect
         self.endpoint = endpoint
         self.request_id = request_id
+        # What came over HTTP; None for a gRPC caller.
+        self.request: ClientRequest | None = None
         self.client_ip = ""
         self.max_age_seconds = 0
         self.vendor_ids: Mapping[str, str] = {}
@@ -141,6 +145,7 @@ class Admission:
     ) -> Receipt:
         """Judge the items of a request that was let in. Needs the day's salt where an item asks for it."""
         receipt = Receipt(key, received_at, request.dialect, request.endpoint, request.request_id)
+        receipt.request = request
         receipt.client_ip = request.client_ip
         receipt.max_age_seconds = request.max_age_seconds
         vendor_cookies = key.source.vendor_cookies
@@ -149,7 +154,7 @@ class Admission:
             receipt.vendor_ids = {name: given[name] for name in vendor_cookies if name in given}
             outcome.vendor_cookies.extend(receipt.vendor_ids)
         for item in request.items:
-            self._judge_item(item, receipt)
+            self.judge_item(item, receipt)
         return receipt
 
     def judge_direct(self, events: Sequence[Event], receipt: Receipt) -> None:
@@ -188,7 +193,8 @@ class Admission:
         _write_rate_limit(outcome, state, limit, window_seconds)
         return None if state.admitted else _over_quota(limit, window_seconds, cost)
 
-    def _judge_item(self, item: ClientItem, receipt: Receipt) -> None:
+    def judge_item(self, item: ClientItem, receipt: Receipt) -> None:
+        """Judge one item into `receipt`. Needs the day's salt where it asks for it."""
         if item.HasField("event"):
             event = item.event
             if item.fingerprint_visitor:
@@ -209,7 +215,22 @@ class Admission:
             rejection = _rejection(_NO_REVENUE)
         else:
             rejection = item.rejection if item.HasField("rejection") else _rejection(_NO_EVENT)
-        _refuse(rejection, item.raw, receipt)
+        circumstances = (
+            circumstances_of(receipt.request, item, receipt.vendor_ids) if receipt.request else None
+        )
+        if circumstances and item.fingerprint_visitor:
+            circumstances.fingerprint = self._fingerprint_of(item, circumstances, receipt)
+        _refuse(rejection, item.raw, receipt, circumstances)
+
+    def _fingerprint_of(self, item: ClientItem, circumstances: Circumstances, receipt: Receipt) -> str:
+        if item.HasField("event"):
+            return item.event.anonymous_id
+        return self._fingerprints.make(
+            receipt.client_ip,
+            circumstances.user_agent,
+            receipt.key.source.source_id,
+            receipt.received_at.seconds,
+        )
 
 
 def received_at_of(request: ClientRequest, clock: Callable[[], datetime]) -> Timestamp:
@@ -289,7 +310,9 @@ def _stamp(event: Event, receipt: Receipt) -> None:
     receipt.results.append(EventResult(event_id=event_id))
 
 
-def _refuse(rejection: Rejection, raw: bytes, receipt: Receipt) -> None:
+def _refuse(
+    rejection: Rejection, raw: bytes, receipt: Receipt, circumstances: Circumstances | None = None
+) -> None:
     # A field name may be the client's own words, and U+0000 is what no text column takes.
     stored = Rejection(
         reason=rejection.reason,
@@ -306,6 +329,8 @@ def _refuse(rejection: Rejection, raw: bytes, receipt: Receipt) -> None:
         endpoint=receipt.endpoint,
         request_id=receipt.request_id,
         client_ip=receipt.client_ip,
+        # Of nothing nothing need be kept.
+        circumstances=circumstances if circumstances and circumstances.ByteSize() else None,
     )
     receipt.quarantined.append(refused)
     receipt.results.append(EventResult(rejection=rejection))

@@ -195,6 +195,9 @@ def _worker_options(settings: Settings) -> dict[str, Any]:
     return {
         "dedup_window_seconds": settings.dedup_window_days * 86_400,
         "retention_days": settings.retention_days,
+        "quarantine_days": settings.quarantine_days,
+        "quarantine_max_events": settings.quarantine_max_events,
+        "quarantine_max_bytes": settings.quarantine_max_mib << 20,
     }
 
 

@@ -83,6 +83,21 @@ class Settings(BaseSettings):
     retention_days: int = _setting(
         0, "POLYLECT_RETENTION_DAYS", "Days after which events are dropped; 0: never", ge=0
     )
+    quarantine_days: int = _setting(
+        30,
+        "POLYLECT_QUARANTINE_DAYS",
+        "Days after which quarantined events are dropped, no later than events are; 0: not for their age",
+        ge=0,
+    )
+    quarantine_max_events: int = _setting(
+        100_000,
+        "POLYLECT_QUARANTINE_MAX_EVENTS",
+        "Quarantined events kept of a source; the oldest beyond are dropped",
+        ge=1,
+    )
+    quarantine_max_mib: int = _setting(
+        256, "POLYLECT_QUARANTINE_MAX_MIB", "MiB of quarantined events kept of a source; likewise", ge=16
+    )
     core_address: str = _setting(
         "", "POLYLECT_CORE_ADDRESS", "host:port where facade and command line find the core; unset: here"
     )

@@ -22,7 +22,7 @@ from storage.roundtrip import prepare, run_prepared
 
 # Under this zstd saves less disk than it costs time.
 _COMPRESS_FROM_BYTES = 2048
-# What a protobuf EventBatch can't begin with: its fields are 1 and 2.
+# What a protobuf EventBatch can't begin with: its fields are 1 to 3.
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # A batch is bounded by the core's buffers; a frame that claims more is not one of ours.
 _LARGEST_BATCH_BYTES = 1 << 30
@@ -61,7 +61,7 @@ class PostgresQueue:
 
         Raises StorageUnavailable; when the connection broke at the commit, the row may be there all the same.
         """
-        item_count = len(batch.events) + len(batch.quarantined)
+        item_count = len(batch.events) + len(batch.quarantined) + len(batch.replayed)
         if not item_count:
             return
         payload = encode_batch(batch)
@@ -85,12 +85,14 @@ class Claim:
     queue_ids: list[int]
     events: list[Event]
     refused: list[QuarantinedEvent]
+    # Accepted on replay.
+    replayed: list[Event]
     # Nothing more was there to claim.
     emptied: bool
 
     @property
     def items(self) -> int:
-        return max(len(self.events) + len(self.refused), len(self.queue_ids))
+        return max(len(self.events) + len(self.refused) + len(self.replayed), len(self.queue_ids))
 
     def settle(self) -> None:
         """Take it off the queue, for good when the transaction commits. Raises the driver's errors."""
@@ -116,6 +118,7 @@ def claim(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
     queue_ids: list[int] = []
     events: list[Event] = []
     refused: list[QuarantinedEvent] = []
+    replayed: list[Event] = []
     decoded_bytes = 0
     for queue_id, payload in connection.execute(_PAYLOADS, (locked,), binary=True):
         queue_ids.append(queue_id)
@@ -128,10 +131,11 @@ def claim(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
             continue
         events += batch.events
         refused += batch.quarantined
+        replayed += batch.replayed
         decoded_bytes += batch.ByteSize()
         if decoded_bytes >= max_bytes:
             break
-    return Claim(connection, queue_ids, events, refused, emptied and len(queue_ids) == len(locked))
+    return Claim(connection, queue_ids, events, refused, replayed, emptied and len(queue_ids) == len(locked))
 
 
 def _lock(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -> tuple[list[int], bool]:

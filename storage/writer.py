@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from itertools import chain
 from typing import Any, NamedTuple
 
 import psycopg
@@ -19,11 +20,13 @@ from psycopg import sql
 from storage.dedup import dedup_key
 from storage.enrich import Enricher
 from storage.partitions import Partitions
-from storage.quarantine_rows import insert_quarantined, unwritable, words_of
+from storage.quarantine_rows import insert_quarantined, remove_quarantined, unwritable, words_of
 from storage.rows import COLUMNS, row_of
 
 Clock = Callable[[], datetime]
 Connection = psycopg.Connection[Any]
+NoteQuarantined = Callable[[Sequence[QuarantinedEvent]], None]
+"""Hears of entries as they are written; their transaction may yet fail."""
 
 _COPY = sql.SQL("COPY events ({}) FROM STDIN").format(sql.SQL(", ").join(map(sql.Identifier, COLUMNS)))
 _RECEIVED_AT = COLUMNS.index("received_at")
@@ -113,9 +116,15 @@ class Writer:
     """Writes events within its caller's transaction; never commits."""
 
     def __init__(
-        self, enricher: Enricher, partitions: Partitions, dedup_window: timedelta, clock: Clock
+        self,
+        enricher: Enricher,
+        partitions: Partitions,
+        dedup_window: timedelta,
+        clock: Clock,
+        note_quarantined: NoteQuarantined = lambda _: None,
     ) -> None:
         """Take what it works with; a `dedup_window` of zero stores every event."""
+        self._note_quarantined = note_quarantined
         self._clock = clock
         self._enricher = enricher
         self._partitions = partitions
@@ -123,20 +132,31 @@ class Writer:
         self._dedup_window_micros = dedup_window // timedelta(microseconds=1)
 
     def write(
-        self, connection: Connection, events: Iterable[Event], refused: Iterable[QuarantinedEvent]
+        self,
+        connection: Connection,
+        events: Iterable[Event],
+        refused: Iterable[QuarantinedEvent],
+        replayed: Sequence[Event] = (),
     ) -> Tally:
         """Store `events` in their order, changing them; quarantine `refused` and what can't be stored.
+
+        The same with `replayed`, after them, whose entries leave the quarantine: a replayed event has its
+        entry's id, so that one that is there already is a duplicate.
 
         Raises the driver's errors, or StorageUnavailable, for what is no event's fault: the transaction must
         then be rolled back, and may be done again.
         """
         claim = _Claim(connection, list(refused))
-        prepared = self._prepare(claim, events)
+        prepared = self._prepare(claim, chain(events, replayed))
         if prepared:
             self._partitions.ensure(_days_of(prepared))
             self._store(claim, prepared)
+        if replayed:
+            # Before what can't be stored comes in: that gets the entry it had, anew.
+            remove_quarantined(connection, {(event.source_id, event.event_id) for event in replayed})
         if claim.refused:
             insert_quarantined(connection, claim.refused, self._clock())
+            self._note_quarantined(claim.refused)
             claim.tally.quarantined = len(claim.refused)
         if claim.unwritable > 1:
             log.warning("more_events_unwritable", count=claim.unwritable)

@@ -267,6 +267,7 @@ def test_a_poisoned_event_alone_goes_to_quarantine(
         "endpoint": None,
         "request_id": None,
         "client_ip": fields.get("client_ip"),
+        "circumstances": None,
     }
     assert (str(row["source_id"]), str(row["quarantine_id"])) == (SOURCE, bad.event_id)
 

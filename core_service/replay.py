@@ -1,0 +1,177 @@
+"""Judging quarantined events again; hides how an entry becomes an event without its request and its key.
+
+It goes the way every event goes (`admission`), so that what is accepted is what would have been then. That is
+appended to the queue by itself: the worker stores it and removes its entry together.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from time import monotonic
+from typing import TypeAlias
+
+from google.protobuf.message import DecodeError
+from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1.error_reason_pb2 import ErrorReason
+from polylect.v1.event_pb2 import Event
+from polylect.v1.ingest_pb2 import KEY_KIND_PULSE
+from polylect.v1.quarantine_pb2 import QuarantinedEvent, QuarantineFilter
+from polylect.v1.queue_pb2 import EventBatch
+
+from core_service.admission import Admission, Receipt
+from core_service.fingerprint import Fingerprints
+from core_service.keys import KeyEntry, KeyRing
+from core_service.ports import LoadTranslator, QuarantineStore, Queue, Translator
+
+_PAGE_ENTRIES = 250
+# After it a call answers with what it has, and where to go on.
+_CALL_SECONDS = 2.0
+# Between looks at what else there is to do: other calls wait meanwhile.
+_STEP_SECONDS = 0.005
+_DAY_SECONDS = 86_400
+_GRPC = "grpc"
+
+_Reason: TypeAlias = "ErrorReason.ValueType"
+_Verdict: TypeAlias = "Event | ErrorReason.ValueType"
+
+
+@dataclass
+class ReplayOutcome:
+    """What became of the entries judged."""
+
+    accepted: int = 0
+    refused: "Counter[_Reason]" = field(default_factory=Counter)
+    # Leads to those not judged; "" when there are none.
+    next_page_token: str = ""
+
+
+class Replayer:
+    """Judges entries of one source again, one call at a time."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        keys: KeyRing,
+        fingerprints: Fingerprints,
+        *,
+        entries: QuarantineStore,
+        queue: Queue,
+        clock: Callable[[], datetime],
+        load_translator: LoadTranslator,
+    ) -> None:
+        """Take the parts; the translator is loaded when an entry first needs it."""
+        self._admission = admission
+        self._keys = keys
+        self._fingerprints = fingerprints
+        self._entries = entries
+        self._queue = queue
+        self._clock = clock
+        self._load_translator = load_translator
+        self._translator: Translator | None = None
+        self._turn = asyncio.Lock()
+
+    async def replay(
+        self,
+        source_id: str,
+        filters: QuarantineFilter,
+        quarantine_ids: Sequence[str],
+        limit: int,
+        page_token: str,
+        *,
+        dry_run: bool,
+    ) -> ReplayOutcome:
+        """Judge at most `limit` entries, oldest first, and make durable what is accepted, unless `dry_run`.
+
+        Raises ValueError for a bad page token, ConnectionError: what was accepted before may be durable.
+        """
+        outcome = ReplayOutcome(next_page_token=page_token)
+        async with self._turn:
+            ends_at = monotonic() + _CALL_SECONDS
+            while limit > 0:
+                page, outcome.next_page_token = await self._entries.oldest_entries(
+                    source_id, filters, quarantine_ids, min(limit, _PAGE_ENTRIES), outcome.next_page_token
+                )
+                limit -= len(page)
+                accepted = await self._judge(page, outcome)
+                if accepted and not dry_run:
+                    await self._queue.append(EventBatch(replayed=accepted))
+                outcome.accepted += len(accepted)
+                if not outcome.next_page_token or monotonic() > ends_at:
+                    break
+        return outcome
+
+    async def _judge(self, page: Sequence[QuarantinedEvent], outcome: ReplayOutcome) -> list[Event]:
+        accepted = []
+        rests_at = monotonic() + _STEP_SECONDS
+        for entry in page:
+            verdict = await self._judge_one(entry)
+            if isinstance(verdict, Event):
+                accepted.append(verdict)
+            else:
+                outcome.refused[verdict] += 1
+            if monotonic() > rests_at:
+                await asyncio.sleep(0)
+                rests_at = monotonic() + _STEP_SECONDS
+        return accepted
+
+    async def _judge_one(self, entry: QuarantinedEvent) -> _Verdict:
+        if entry.rejection.reason == reasons.ERROR_REASON_UNWRITABLE:
+            return _accepted_before(entry)
+        now = self._clock().timestamp()
+        key = self._keys.all_granted(entry.source_id, now)
+        if key is None:
+            return reasons.ERROR_REASON_CREDENTIAL_INVALID
+        receipt = Receipt(key, entry.received_at, entry.dialect, entry.endpoint, entry.request_id)
+        receipt.client_ip = entry.client_ip
+        if entry.dialect == _GRPC:
+            try:
+                self._admission.judge_direct([Event.FromString(entry.raw)], receipt)
+            except DecodeError:
+                return reasons.ERROR_REASON_PAYLOAD_UNREADABLE
+        elif not await self._judge_translated(entry, key, receipt, now):
+            return reasons.ERROR_REASON_FIELD_MISSING
+        if receipt.quarantined:
+            return receipt.quarantined[0].rejection.reason
+        (event,) = receipt.events
+        # Two replays of one entry are so one event, and its id tells when it was received.
+        event.event_id = entry.quarantine_id
+        return event
+
+    async def _judge_translated(
+        self, entry: QuarantinedEvent, key: KeyEntry, receipt: Receipt, now: float
+    ) -> bool:
+        """Judge what a dialect makes of the entry; False when its visitor can't be told any more."""
+        if self._translator is None:
+            self._translator = await asyncio.to_thread(self._load_translator)
+        request = self._translator(entry)
+        (item,) = request.items
+        receipt.request = request
+        receipt.max_age_seconds = request.max_age_seconds
+        receipt.vendor_ids = entry.circumstances.vendor_ids
+        if list(request.accepted_kinds) == [KEY_KIND_PULSE]:
+            receipt.key = replace(key, kind=KEY_KIND_PULSE)
+        if item.fingerprint_visitor:
+            seconds = entry.received_at.seconds
+            if not item.HasField("event") or entry.circumstances.fingerprint:
+                item.fingerprint_visitor = False
+                if item.HasField("event"):
+                    item.event.anonymous_id = entry.circumstances.fingerprint
+            elif seconds // _DAY_SECONDS == now // _DAY_SECONDS:
+                await self._fingerprints.prepare(seconds)
+            else:
+                return False
+        self._admission.judge_item(item, receipt)
+        return True
+
+
+def _accepted_before(entry: QuarantinedEvent) -> _Verdict:
+    """Give the event that could not be written, stamped as it was; of what is none, the reason it has."""
+    try:
+        event = Event.FromString(entry.raw)
+    except DecodeError:
+        return reasons.ERROR_REASON_UNWRITABLE
+    if (event.event_id, event.source_id) != (entry.quarantine_id, entry.source_id):
+        return reasons.ERROR_REASON_UNWRITABLE
+    return event
