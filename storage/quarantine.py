@@ -16,7 +16,8 @@ from polylect.v1.quarantine_pb2 import (
     QuarantineSummary,
     ReasonCount,
 )
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, Text, any_, cast, delete, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from storage.database import Database
 from storage.listing import Listing, has_text, of_source, time_bound
@@ -147,7 +148,9 @@ def _selected_by(filters: QuarantineFilter, quarantine_ids: Sequence[str]) -> li
 
 
 def _has_id(quarantine_ids: Sequence[str]) -> ColumnElement[bool]:
-    return quarantine.c.quarantine_id.in_(quarantine_ids)
+    # An array, so that the statement is the same for any number.
+    wanted = cast(literal(list(quarantine_ids), ARRAY(Text)), ARRAY(UUID(as_uuid=False)))
+    return quarantine.c.quarantine_id == any_(wanted)
 
 
 def _conditions_of(filters: QuarantineFilter) -> Iterator[ColumnElement[bool]]:
