@@ -7,6 +7,7 @@ permission is told before a wrong shape.
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 import structlog
@@ -215,22 +216,13 @@ class Admission:
             rejection = _rejection(_NO_REVENUE)
         else:
             rejection = item.rejection if item.HasField("rejection") else _rejection(_NO_EVENT)
-        circumstances = (
-            circumstances_of(receipt.request, item, receipt.vendor_ids) if receipt.request else None
-        )
-        if circumstances and item.fingerprint_visitor:
-            circumstances.fingerprint = self._fingerprint_of(item, circumstances, receipt)
-        _refuse(rejection, item.raw, receipt, circumstances)
+        make_fingerprint = partial(self._fingerprint, receipt)
+        kept = circumstances_of(receipt.request, item, receipt.vendor_ids, make_fingerprint)
+        _refuse(rejection, item.raw, receipt, kept)
 
-    def _fingerprint_of(self, item: ClientItem, circumstances: Circumstances, receipt: Receipt) -> str:
-        if item.HasField("event"):
-            return item.event.anonymous_id
-        return self._fingerprints.make(
-            receipt.client_ip,
-            circumstances.user_agent,
-            receipt.key.source.source_id,
-            receipt.received_at.seconds,
-        )
+    def _fingerprint(self, receipt: Receipt, user_agent: str) -> str:
+        source_id, seconds = receipt.key.source.source_id, receipt.received_at.seconds
+        return self._fingerprints.make(receipt.client_ip, user_agent, source_id, seconds)
 
 
 def received_at_of(request: ClientRequest, clock: Callable[[], datetime]) -> Timestamp:
@@ -310,9 +302,7 @@ def _stamp(event: Event, receipt: Receipt) -> None:
     receipt.results.append(EventResult(event_id=event_id))
 
 
-def _refuse(
-    rejection: Rejection, raw: bytes, receipt: Receipt, circumstances: Circumstances | None = None
-) -> None:
+def _refuse(rejection: Rejection, raw: bytes, receipt: Receipt, kept: Circumstances | None = None) -> None:
     # A field name may be the client's own words, and U+0000 is what no text column takes.
     stored = Rejection(
         reason=rejection.reason,
@@ -329,8 +319,7 @@ def _refuse(
         endpoint=receipt.endpoint,
         request_id=receipt.request_id,
         client_ip=receipt.client_ip,
-        # Of nothing nothing need be kept.
-        circumstances=circumstances if circumstances and circumstances.ByteSize() else None,
+        circumstances=kept,
     )
     receipt.quarantined.append(refused)
     receipt.results.append(EventResult(rejection=rejection))

@@ -4,26 +4,38 @@ Two ways give the same: an event that exists has taken them in already, and of o
 request can tell.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from polylect.v1.ingest_pb2 import ClientItem, ClientRequest
 from polylect.v1.quarantine_pb2 import Circumstances
 
 
 def circumstances_of(
-    request: ClientRequest, item: ClientItem, vendor_ids: Mapping[str, str]
-) -> Circumstances:
-    """Give all but the fingerprint; `vendor_ids` are those the source lists."""
-    circumstances = Circumstances(vendor_ids=vendor_ids)
+    request: ClientRequest | None,
+    item: ClientItem,
+    vendor_ids: Mapping[str, str],
+    make_fingerprint: Callable[[str], str],
+) -> Circumstances | None:
+    """Give what is to be kept; None where that is nothing, as of a gRPC caller, who has no request.
+
+    `vendor_ids` are those the source lists. A fingerprint is made of a User-Agent where the item asks for one.
+    """
+    if request is None:
+        return None
+    kept = Circumstances(vendor_ids=vendor_ids)
     if request.HasField("envelope"):
-        circumstances.envelope = request.envelope
+        kept.envelope = request.envelope
     if item.HasField("event"):
         event = item.event
-        circumstances.user_agent = event.device.user_agent
-        circumstances.cookie_id = event.cookie_id
-        circumstances.sanitized = event.sanitized
+        kept.user_agent = event.device.user_agent
+        kept.cookie_id = event.cookie_id
+        kept.sanitized = event.sanitized
+        if item.fingerprint_visitor:
+            kept.fingerprint = event.anonymous_id
     else:
-        circumstances.user_agent = request.user_agent
-        circumstances.cookie_id = request.cookie_id
-        circumstances.sanitized = item.sanitized
-    return circumstances
+        kept.user_agent = request.user_agent
+        kept.cookie_id = request.cookie_id
+        kept.sanitized = item.sanitized
+        if item.fingerprint_visitor:
+            kept.fingerprint = make_fingerprint(request.user_agent)
+    return kept if kept.ByteSize() else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import monotonic
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from google.protobuf.message import DecodeError
 from polylect.v1 import error_reason_pb2 as reasons
@@ -47,6 +47,16 @@ class ReplayOutcome:
     next_page_token: str = ""
 
 
+class ReplayStores(Protocol):
+    """Where entries are, and where what is accepted goes."""
+
+    @property
+    def quarantine(self) -> QuarantineStore: ...
+
+    @property
+    def queue(self) -> Queue: ...
+
+
 class Replayer:
     """Judges entries of one source again, one call at a time."""
 
@@ -55,9 +65,8 @@ class Replayer:
         admission: Admission,
         keys: KeyRing,
         fingerprints: Fingerprints,
+        stores: ReplayStores,
         *,
-        entries: QuarantineStore,
-        queue: Queue,
         clock: Callable[[], datetime],
         load_translator: LoadTranslator,
     ) -> None:
@@ -65,8 +74,8 @@ class Replayer:
         self._admission = admission
         self._keys = keys
         self._fingerprints = fingerprints
-        self._entries = entries
-        self._queue = queue
+        self._entries = stores.quarantine
+        self._queue = stores.queue
         self._clock = clock
         self._load_translator = load_translator
         self._translator: Translator | None = None

@@ -174,21 +174,13 @@ async def start_core(
         callers, admission, fingerprints, group_commit=group_commit, clock=clock, draining=draining
     )
     query = QueryServicer(callers, readers, stores.events, quotas, clock)
-    replayer = Replayer(
-        admission,
-        keys,
-        fingerprints,
-        entries=stores.quarantine,
-        queue=stores.queue,
-        clock=clock,
-        load_translator=load_translator,
-    )
-    quarantine = QuarantineServicer(callers, readers, stores.quarantine, replayer)
     interceptor = CallInterceptor(callers)
     server = _make_server(interceptor)
     add_IngestServiceServicer_to_server(ingest, server)
     add_QueryServiceServicer_to_server(query, server)
     add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
+    replayer = Replayer(admission, keys, fingerprints, stores, clock=clock, load_translator=load_translator)
+    quarantine = QuarantineServicer(callers, readers, stores.quarantine, replayer)
     add_QuarantineServiceServicer_to_server(quarantine, server)
     add_reflection((*SERVICES, health.SERVICE_NAME), server)
     monitor = _Health(server, keys, stores.ping)

@@ -78,7 +78,7 @@ def _kept(request: ClientRequest, item: ClientItem) -> QuarantinedEvent:
         endpoint=request.endpoint,
         request_id=request.request_id,
         client_ip=request.client_ip,
-        circumstances=circumstances_of(request, item, {}),
+        circumstances=circumstances_of(request, item, {}, lambda _: "f"),
     )
 
 

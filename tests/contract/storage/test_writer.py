@@ -367,6 +367,7 @@ def test_what_the_core_refused_is_kept_as_it_came(
         "endpoint": "/collect",
         "request_id": "r-1",
         "client_ip": "8.8.8.8",
+        "circumstances": None,
     }
     assert (second["received_at"], second["message"], second["field"]) == (NOW, "", None)
 
