@@ -18,7 +18,7 @@ def circumstances_of(
 ) -> Circumstances | None:
     """Give what is to be kept; None where that is nothing, as of a gRPC caller, who has no request.
 
-    `vendor_ids` are those the source lists. A fingerprint is made of a User-Agent where the item asks for one.
+    `vendor_ids` are those the source lists. A fingerprint is made of a User-Agent, for an item that asks.
     """
     if request is None:
         return None
