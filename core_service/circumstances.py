@@ -11,17 +11,15 @@ from polylect.v1.quarantine_pb2 import Circumstances
 
 
 def circumstances_of(
-    request: ClientRequest | None,
+    request: ClientRequest,
     item: ClientItem,
     vendor_ids: Mapping[str, str],
     make_fingerprint: Callable[[str], str],
 ) -> Circumstances | None:
-    """Give what is to be kept; None where that is nothing, as of a gRPC caller, who has no request.
+    """Give what is to be kept; None where that is nothing.
 
     `vendor_ids` are those the source lists. A fingerprint is made of a User-Agent, for an item that asks.
     """
-    if request is None:
-        return None
     kept = Circumstances(vendor_ids=vendor_ids)
     if request.HasField("envelope"):
         kept.envelope = request.envelope

@@ -6,9 +6,11 @@ An answer leaves only when everything it speaks of is durable.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.event_pb2 import Event
 from polylect.v1.ingest_pb2 import (
@@ -18,7 +20,6 @@ from polylect.v1.ingest_pb2 import (
     BatchIngestStreamResponse,
     ClientOutcome,
     ClientRequest,
-    EventResult,
     IngestRequest,
     IngestResponse,
     IngestStreamRequest,
@@ -30,6 +31,7 @@ from uuid_utils import uuid7
 from core_service.admission import (
     Admission,
     Receipt,
+    Results,
     received_at_of,
     timestamp_of,
     write_rejection,
@@ -47,9 +49,11 @@ _REQUEST_ID_CHARACTERS = 128
 
 _BROKEN = Objection(reasons.ERROR_REASON_INTERNAL, "Internal error")
 
-_Answer: TypeAlias = asyncio.Task[list[EventResult]]
+_Answer: TypeAlias = asyncio.Task[IngestStreamResponse]
 
 log = structlog.get_logger()
+
+_wants_fingerprint = attrgetter("fingerprint_visitor")
 
 
 class IngestServicer(IngestServiceServicer):
@@ -100,12 +104,19 @@ class IngestServicer(IngestServiceServicer):
         response: BatchIngestResponse | BatchIngestStreamResponse,
     ) -> None:
         now = self._clock().timestamp()
-        consignment = Consignment(request.ByteSize())
+        consignment = Consignment()
         placed: list[tuple[ClientOutcome, range]] = []
         for one in request.requests:
             outcome = response.outcomes.add()
             try:
-                receipt = await self._take(one, outcome, now)
+                key = self._admission.enter(one, outcome, now)
+                if key is None:
+                    continue
+                items = list(one.items)
+                received_at = received_at_of(one, self._clock)
+                if any(map(_wants_fingerprint, items)):
+                    await self._have_salt(received_at)
+                receipt = self._admission.judge(one, items, outcome, key, received_at)
             except StorageUnavailable as error:
                 _refuse_whole(outcome, Objection(error.reason, error.message))
                 continue
@@ -114,9 +125,8 @@ class IngestServicer(IngestServiceServicer):
                 log.exception("request_failed", request_id=one.request_id, dialect=one.dialect)
                 _refuse_whole(outcome, _BROKEN)
                 continue
-            if receipt is not None and receipt.results:
-                outcome.results.extend(receipt.results)
-                placed.append((outcome, consignment.add(receipt.events, receipt.quarantined)))
+            if receipt.items:
+                placed.append((outcome, consignment.add(receipt.items)))
         errors = await self._group_commit.commit(consignment.parcels)
         if any(errors):
             _refuse_undurable(response, placed, errors)
@@ -124,8 +134,9 @@ class IngestServicer(IngestServiceServicer):
     async def Ingest(self, request: IngestRequest, context: Context) -> IngestResponse:  # noqa: N802 - the proto's name
         """Judge and commit one caller's events."""
         key = self._callers.require_key(context)
-        committing = self._take_direct(request.events, key, context, f"{_SERVICE}/Ingest")
-        return IngestResponse(results=await committing)
+        response = IngestResponse()
+        await self._take_direct(request.events, key, context, f"{_SERVICE}/Ingest", response.results)
+        return response
 
     async def IngestStream(  # noqa: N802 - the proto's name
         self, request_iterator: AsyncIterator[IngestStreamRequest], context: Context
@@ -138,7 +149,7 @@ class IngestServicer(IngestServiceServicer):
         answer: _Answer | None = None
         try:
             while (answer := await answers.get()) is not None:
-                yield IngestStreamResponse(results=await answer)
+                yield await answer
                 room.release()
             await reader
             if self._draining.is_set():
@@ -174,43 +185,40 @@ class IngestServicer(IngestServiceServicer):
             drained.cancel()
             answers.put_nowait(None)
 
-    async def _take_message(self, message: IngestStreamRequest, context: Context) -> list[EventResult]:
+    async def _take_message(self, message: IngestStreamRequest, context: Context) -> IngestStreamResponse:
         # The key is looked up for every message: a revocation ends a stream too.
         key = self._callers.key_of(bearer_token(context))
-        return await self._take_direct(message.events, key, context, f"{_SERVICE}/IngestStream")
+        response = IngestStreamResponse()
+        await self._take_direct(message.events, key, context, f"{_SERVICE}/IngestStream", response.results)
+        return response
 
-    async def _take(self, request: ClientRequest, outcome: ClientOutcome, now: float) -> Receipt | None:
-        key = self._admission.enter(request, outcome, now)
-        if key is None:
-            return None
-        received_at = received_at_of(request, self._clock)
-        if not self._fingerprints.ready(received_at.seconds) and any(
-            item.fingerprint_visitor for item in request.items
-        ):
-            try:
-                await self._fingerprints.prepare(received_at.seconds)
-            except ConnectionError as error:
-                log.warning("salt_unavailable", error=str(error))
-                raise StorageUnavailable from error
-        return self._admission.judge(request, outcome, key, received_at)
+    async def _have_salt(self, received_at: Timestamp) -> None:
+        """Have the salt of that day at hand. Raises StorageUnavailable."""
+        if self._fingerprints.ready(received_at.seconds):
+            return
+        try:
+            await self._fingerprints.prepare(received_at.seconds)
+        except ConnectionError as error:
+            log.warning("salt_unavailable", error=str(error))
+            raise StorageUnavailable from error
 
     async def _take_direct(
-        self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str
-    ) -> list[EventResult]:
+        self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str, results: Results
+    ) -> None:
         if len(events) > MAX_EVENTS:
             message = f"More than {MAX_EVENTS} events in one request"
             raise CoreError(reasons.ERROR_REASON_BATCH_TOO_LARGE, message, field="events")
         now = self._clock()
         self._admission.enter_direct(key, now.timestamp())
         request_id = metadata_value(context, "x-request-id")[:_REQUEST_ID_CHARACTERS] or str(uuid7())
-        receipt = Receipt(key, timestamp_of(now), "grpc", endpoint, request_id)
-        consignment = Consignment(sum(event.ByteSize() for event in events))
+        common = ClientRequest(dialect="grpc", endpoint=endpoint, request_id=request_id)
+        receipt = Receipt(key, timestamp_of(now), common, results)
+        consignment = Consignment()
         self._admission.judge_direct(events, receipt)
-        consignment.add(receipt.events, receipt.quarantined)
+        consignment.add(receipt.items)
         for error in await self._group_commit.commit(consignment.parcels):
             if error is not None:
                 raise error
-        return receipt.results
 
 
 def _stopping() -> StorageUnavailable:

@@ -145,6 +145,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                         request = await _only(messages)
                         self._enter(context)
                         await context.write(await cast("Any", handler.unary_unary)(request, context))
+                    elif handler.unary_stream:
+                        request = await _only(messages)
+                        self._enter(context)
+                        await _stream(cast("Any", handler.unary_stream)(request, context), context)
                     else:
                         self._enter(context)
                         await _stream(cast("Any", handler.stream_stream)(messages, context), context)

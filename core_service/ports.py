@@ -4,15 +4,15 @@ Every method may raise ConnectionError when the store can't be reached or can't 
 that into STORAGE_UNAVAILABLE. Times are aware datetimes in UTC, ids are UUIDs in text form.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import date, datetime
 from typing import Protocol
 
 from polylect.v1.event_pb2 import Event
+from polylect.v1.identity_pb2 import GetIdentityResponse, IdentityUnlink, UnlinkIdentityResponse
 from polylect.v1.ingest_pb2 import ClientRequest
 from polylect.v1.quarantine_pb2 import QuarantinedEvent, QuarantineFilter, QuarantineSummary
 from polylect.v1.query_pb2 import ListEventsRequest
-from polylect.v1.queue_pb2 import EventBatch
 from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
 
 
@@ -39,8 +39,8 @@ class StoredSource(Protocol):
 class Queue(Protocol):
     """The durable log between core and worker."""
 
-    async def append(self, batch: EventBatch) -> None:
-        """Make `batch` durable; it is when this returns. At most one row, all or nothing."""
+    async def append(self, batch: bytes, item_count: int) -> None:
+        """Make an EventBatch durable, given in bytes; it is when this returns. One row, all or nothing."""
 
 
 class SourceStore(Protocol):
@@ -75,7 +75,7 @@ class SourceStore(Protocol):
     ) -> Key | None:
         """Insert `key` and let the old one expire, both or neither; give the old key as it then stands.
 
-        An earlier end of the old key stays. None, and nothing done, when it is revoked, or there is none.
+        None, and nothing done, when the old key has an end already, or there is none.
         """
 
     async def revoke_key(self, key_id: str, revoked_at: datetime) -> Key | None:
@@ -161,3 +161,40 @@ class Translator(Protocol):
 
 LoadTranslator = Callable[[], Translator]
 """Gives the translator; slow, and takes memory, so that it is asked at the first need."""
+
+
+class TailStore(Protocol):
+    """What is new. `source_id` None means all sources; ids are UUIDv7, so in the order of receipt."""
+
+    async def events_after(
+        self, source_id: str | None, after_id: str, known: Collection[str], limit: int
+    ) -> list[Event]:
+        """Give the newest events after that id, without `known`, at most `limit`, oldest first."""
+
+    async def refused_after(
+        self, source_id: str | None, after_id: str, known: Collection[str], limit: int
+    ) -> list[QuarantinedEvent]:
+        """Give the newest entries of the quarantine in the same way."""
+
+
+class IdentityStore(Protocol):
+    """Who is who, in one source."""
+
+    async def user_identity(
+        self, source_id: str, user_id: str, page_size: int, page_token: str
+    ) -> GetIdentityResponse:
+        """Give a page of what is known of a user. Raises ValueError for a page token of another list."""
+
+    async def visitor_identity(
+        self, source_id: str, anonymous_id: str, page_size: int, page_token: str
+    ) -> GetIdentityResponse:
+        """Give a page of what is known of a visitor. Raises ValueError for a page token of another list."""
+
+    async def unlink(
+        self, source_id: str, unlink: IdentityUnlink, *, dry_run: bool
+    ) -> UnlinkIdentityResponse | None:
+        """Add the record `unlink`, and give it as it then stands with what it changes; once.
+
+        Its time is moved to that of the latest link, where that is later. None, and nothing done, when no
+        link of the two is in force. A dry run does nothing, and gives the record without its id.
+        """

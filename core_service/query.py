@@ -20,6 +20,8 @@ from polylect.v1.query_pb2 import (
     GetStatsResponse,
     ListEventsRequest,
     ListEventsResponse,
+    TailEventsRequest,
+    TailEventsResponse,
 )
 from polylect.v1.query_pb2_grpc import QueryServiceServicer
 
@@ -28,6 +30,7 @@ from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError
 from core_service.keys import KeyEntry
 from core_service.limits import QuotaCounters, QuotaState
 from core_service.ports import EventStore, SourceStore
+from core_service.tail import Tails
 
 _DEFAULT_PAGE_SIZE = 50
 _MAX_PAGE_SIZE = 1_000
@@ -106,7 +109,9 @@ class QueryServicer(QueryServiceServicer):
         callers: Callers,
         readers: Readers,
         events: EventStore,
+        *,
         quotas: QuotaCounters,
+        tails: Tails,
         clock: Callable[[], datetime],
     ) -> None:
         """Take the parts."""
@@ -114,6 +119,7 @@ class QueryServicer(QueryServiceServicer):
         self._readers = readers
         self._events = events
         self._quotas = quotas
+        self._tails = tails
         self._clock = clock
 
     async def GetEvent(self, request: GetEventRequest, context: Context) -> GetEventResponse:  # noqa: N802 - the proto's name
@@ -166,6 +172,21 @@ class QueryServicer(QueryServiceServicer):
         async with self._readers.turn(key):
             count = await self._events.count_events(source_id, site_id, occurred_from, occurred_until)
         return GetStatsResponse(value=count)
+
+    async def TailEvents(  # noqa: N802 - the proto's name
+        self, request: TailEventsRequest, context: Context
+    ) -> AsyncIterator[TailEventsResponse]:
+        """Give what happens, as it happens."""
+        key = self._callers.require_admin_or_key(context)
+        require_scope(key, "events:read")
+        source_id = await self._readers.source_id(key, request.source)
+        async with self._tails.following(source_id, request) as answers:
+            # Tells the caller that it has begun.
+            await context.send_initial_metadata(())
+            async for answer in answers:
+                # A revocation ends it too.
+                self._callers.require_admin_or_key(context)
+                yield answer
 
     def _count(self, key: KeyEntry, context: Context) -> None:
         now = self._clock().timestamp()

@@ -16,13 +16,13 @@ from google.protobuf.message import DecodeError
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.event_pb2 import Event
-from polylect.v1.ingest_pb2 import KEY_KIND_PULSE
+from polylect.v1.ingest_pb2 import KEY_KIND_PULSE, ClientItem, ClientOutcome, ClientRequest
 from polylect.v1.quarantine_pb2 import QuarantinedEvent, QuarantineFilter
 from polylect.v1.queue_pb2 import EventBatch
 
 from core_service.admission import Admission, Receipt
 from core_service.fingerprint import Fingerprints
-from core_service.keys import KeyEntry, KeyRing
+from core_service.keys import KeyRing
 from core_service.ports import LoadTranslator, QuarantineStore, Queue, Translator
 
 _PAGE_ENTRIES = 250
@@ -105,7 +105,7 @@ class Replayer:
                 limit -= len(page)
                 accepted = await self._judge(page, outcome)
                 if accepted and not dry_run:
-                    await self._queue.append(EventBatch(replayed=accepted))
+                    await self._queue.append(EventBatch(replayed=accepted).SerializeToString(), len(accepted))
                 outcome.accepted += len(accepted)
                 if not outcome.next_page_token or monotonic() > ends_at:
                     break
@@ -132,46 +132,51 @@ class Replayer:
         key = self._keys.all_granted(entry.source_id, now)
         if key is None:
             return reasons.ERROR_REASON_CREDENTIAL_INVALID
-        receipt = Receipt(key, entry.received_at, entry.dialect, entry.endpoint, entry.request_id)
-        receipt.client_ip = entry.client_ip
+        if entry.dialect == _GRPC:
+            request = ClientRequest(dialect=entry.dialect, endpoint=entry.endpoint)
+        else:
+            request = await self._translated(entry)
+        request.request_id, request.client_ip = entry.request_id, entry.client_ip
+        if list(request.accepted_kinds) == [KEY_KIND_PULSE]:
+            key = replace(key, kind=KEY_KIND_PULSE)
+        results = ClientOutcome().results
+        receipt = Receipt(key, entry.received_at, request, results)
+        receipt.vendor_ids = entry.circumstances.vendor_ids
         if entry.dialect == _GRPC:
             try:
                 self._admission.judge_direct([Event.FromString(entry.raw)], receipt)
             except DecodeError:
                 return reasons.ERROR_REASON_PAYLOAD_UNREADABLE
-        elif not await self._judge_translated(entry, key, receipt, now):
-            return reasons.ERROR_REASON_FIELD_MISSING
-        if receipt.quarantined:
-            return receipt.quarantined[0].rejection.reason
-        (event,) = receipt.events
+        else:
+            (item,) = request.items
+            if not await self._tell_visitor(item, entry, now):
+                return reasons.ERROR_REASON_FIELD_MISSING
+            self._admission.judge_item(item, receipt)
+        if results[0].HasField("rejection"):
+            return results[0].rejection.reason
+        (event,) = EventBatch.FromString(receipt.items[0]).events
         # Two replays of one entry are so one event, and its id tells when it was received.
         event.event_id = entry.quarantine_id
         return event
 
-    async def _judge_translated(
-        self, entry: QuarantinedEvent, key: KeyEntry, receipt: Receipt, now: float
-    ) -> bool:
-        """Judge what a dialect makes of the entry; False when its visitor can't be told any more."""
+    async def _translated(self, entry: QuarantinedEvent) -> ClientRequest:
         if self._translator is None:
             self._translator = await asyncio.to_thread(self._load_translator)
-        request = self._translator(entry)
-        (item,) = request.items
-        receipt.request = request
-        receipt.max_age_seconds = request.max_age_seconds
-        receipt.vendor_ids = entry.circumstances.vendor_ids
-        if list(request.accepted_kinds) == [KEY_KIND_PULSE]:
-            receipt.key = replace(key, kind=KEY_KIND_PULSE)
-        if item.fingerprint_visitor:
-            seconds = entry.received_at.seconds
-            if not item.HasField("event") or entry.circumstances.fingerprint:
-                item.fingerprint_visitor = False
-                if item.HasField("event"):
-                    item.event.anonymous_id = entry.circumstances.fingerprint
-            elif seconds // _DAY_SECONDS == now // _DAY_SECONDS:
-                await self._fingerprints.prepare(seconds)
-            else:
-                return False
-        self._admission.judge_item(item, receipt)
+        return self._translator(entry)
+
+    async def _tell_visitor(self, item: ClientItem, entry: QuarantinedEvent, now: float) -> bool:
+        """See that an anonymous id there must be can be made; False when its salt is gone."""
+        if not item.fingerprint_visitor:
+            return True
+        fingerprint, seconds = entry.circumstances.fingerprint, entry.received_at.seconds
+        if not item.HasField("event") or fingerprint:
+            item.fingerprint_visitor = False
+            if item.HasField("event"):
+                item.event.anonymous_id = fingerprint
+            return True
+        if seconds // _DAY_SECONDS != now // _DAY_SECONDS:
+            return False
+        await self._fingerprints.prepare(seconds)
         return True
 
 

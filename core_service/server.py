@@ -17,7 +17,8 @@ import structlog
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from polylect.v1 import error_reason_pb2 as reasons
-from polylect.v1 import ingest_pb2, quarantine_pb2, query_pb2, source_pb2
+from polylect.v1 import identity_pb2, ingest_pb2, quarantine_pb2, query_pb2, source_pb2
+from polylect.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from polylect.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
 from polylect.v1.quarantine_pb2_grpc import add_QuarantineServiceServicer_to_server
 from polylect.v1.query_pb2_grpc import add_QueryServiceServicer_to_server
@@ -29,20 +30,33 @@ from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
 from core_service.discovery import add_reflection
 from core_service.errors import CoreError
 from core_service.fingerprint import Fingerprints
+from core_service.identity import IdentityServicer
 from core_service.ingest import IngestServicer
 from core_service.interceptor import CallInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
-from core_service.ports import EventStore, LoadTranslator, QuarantineStore, Queue, SourceStore, Translator
+from core_service.ports import (
+    EventStore,
+    IdentityStore,
+    LoadTranslator,
+    QuarantineStore,
+    Queue,
+    SourceStore,
+    TailStore,
+    Translator,
+)
 from core_service.quarantine import QuarantineServicer
 from core_service.query import QueryServicer, Readers
 from core_service.replay import Replayer
 from core_service.sources import SourceServicer
+from core_service.tail import Tails
 from storage.database import Database
 from storage.events import PostgresEvents
+from storage.identity_records import PostgresIdentity
 from storage.quarantine import PostgresQuarantine
 from storage.queue import PostgresQueue
 from storage.sources import PostgresSources
+from storage.tail import PostgresTail
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -51,6 +65,7 @@ SERVICES = tuple(
         (query_pb2, "QueryService"),
         (source_pb2, "SourceService"),
         (quarantine_pb2, "QuarantineService"),
+        (identity_pb2, "IdentityService"),
     )
 )
 
@@ -96,6 +111,8 @@ class Stores(NamedTuple):
     sources: SourceStore
     events: EventStore
     quarantine: QuarantineStore
+    tail: TailStore
+    identity: IdentityStore
     # Answers when the database does, whatever else it is asked; raises ConnectionError.
     ping: Callable[[], Awaitable[None]]
 
@@ -138,16 +155,20 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
     queue = Database(options.database_url, size=FLUSHES_IN_FLIGHT)
     control = Database(options.database_url, size=2, timeout_seconds=_CONTROL_TIMEOUT_SECONDS)
     queries = Database(options.database_url, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+    # Nobody's long query makes those wait who watch.
+    tails = Database(options.database_url, size=1)
     try:
         yield Stores(
             queue=PostgresQueue(queue),
             sources=PostgresSources(control, include_demo=options.mode == "demo"),
             events=PostgresEvents(queries),
             quarantine=PostgresQuarantine(queries),
+            tail=PostgresTail(tails),
+            identity=PostgresIdentity(queries),
             ping=PostgresEvents(control).ping,
         )
     finally:
-        for database in (queue, control, queries):
+        for database in (queue, control, queries, tails):
             await database.aclose()
 
 
@@ -173,7 +194,8 @@ async def start_core(
     ingest = IngestServicer(
         callers, admission, fingerprints, group_commit=group_commit, clock=clock, draining=draining
     )
-    query = QueryServicer(callers, readers, stores.events, quotas, clock)
+    tails = Tails(stores.tail, clock)
+    query = QueryServicer(callers, readers, stores.events, quotas=quotas, tails=tails, clock=clock)
     interceptor = CallInterceptor(callers)
     server = _make_server(interceptor)
     add_IngestServiceServicer_to_server(ingest, server)
@@ -182,6 +204,7 @@ async def start_core(
     replayer = Replayer(admission, keys, fingerprints, stores, clock=clock, load_translator=load_translator)
     quarantine = QuarantineServicer(callers, readers, stores.quarantine, replayer)
     add_QuarantineServiceServicer_to_server(quarantine, server)
+    add_IdentityServiceServicer_to_server(IdentityServicer(callers, readers, stores.identity, clock), server)
     add_reflection((*SERVICES, health.SERVICE_NAME), server)
     monitor = _Health(server, keys, stores.ping)
     port = _listen(server, options)
@@ -196,6 +219,7 @@ async def start_core(
         yield port
     finally:
         draining.set()
+        tails.stop()
         await monitor.stop()
         await _stop(server, interceptor, options.drain_seconds)
         await group_commit.drain()

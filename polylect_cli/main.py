@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from polylect_cli import events, keys, lifecycle, quarantine, send, sources
+from polylect_cli import events, identity, keys, lifecycle, quarantine, send, sources, tail
 from polylect_cli.output import EXIT_USAGE, CommandError, print_error, print_line
 from polylect_cli.settings import SettingsError
 from storage.postgres_binaries import EmbeddedPostgresError
@@ -30,10 +30,12 @@ for function, name in (
     (lifecycle.show_database_url, "database-url"),
     (send.send, "send"),
     (events.events, "events"),
+    (tail.tail, "tail"),
 ):
     app.command(name)(function)
 app.add_typer(sources.app, name="source")
 app.add_typer(keys.app, name="key")
+app.add_typer(identity.app, name="identity")
 app.add_typer(quarantine.app, name="quarantine")
 
 

@@ -97,7 +97,7 @@ class TakesEvents:
         visitor = jar.read(caller.headers) if jar else None
         request = ClientRequest()
         try:
-            body = await self._reader.read(req.scope[RECEIVE], caller.headers)
+            body = await self._reader.read(req.scope.pop(RECEIVE), caller.headers)
             arrival = Arrival(
                 caller.headers,
                 _last_of_each(req) if req.query_string else _NO_QUERY,

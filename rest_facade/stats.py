@@ -168,7 +168,8 @@ def _read_question(query: Mapping[str, str], now_ms: int) -> _Question:
             raise ShapeError(reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {name}", name)
     metric = query["metric"]
     if metric not in _METRICS:
-        raise ShapeError(reasons.ERROR_REASON_METRIC_UNKNOWN, f"Unknown metric: {metric[:64]}", "metric")
+        message = f"Unknown metric: {metric[:64]}; metric must be one of: {', '.join(_METRICS)}"
+        raise ShapeError(reasons.ERROR_REASON_METRIC_UNKNOWN, message, "metric")
     period = query.get("period", _DEFAULT_PERIOD)
     if period not in _PERIODS:
         raise ShapeError(

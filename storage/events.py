@@ -36,7 +36,7 @@ _SELECTED = tuple(_USER_ID if column.key == "user_id" else column for column in 
 
 _MESSAGE_KEY = (events.c.source_id, events.c.event_id, events.c.received_at, events.c.message_id)
 
-_EVENTS = Listing(events.c.event_id, _SELECTED, event_of, b"e")
+EVENTS = Listing(events.c.event_id, _SELECTED, event_of, b"e")
 
 
 class PostgresEvents:
@@ -73,7 +73,7 @@ class PostgresEvents:
         remembered = select(dedup_keys).where(
             _of_source(dedup_keys.c.source_id, source_id), dedup_keys.c.dedup_key == message_key(message_id)
         )
-        latest = _EVENTS.select(source_id, (), _MESSAGE_ID_SEARCH, _MESSAGE_KEY).subquery("latest")
+        latest = EVENTS.select(source_id, (), _MESSAGE_ID_SEARCH, _MESSAGE_KEY).subquery("latest")
         named = select(latest).where(_is(latest.c.message_id, message_id)).order_by(latest.c.event_id.desc())
         for found in (remembered, named):
             for key in await self._database.rows(found.limit(1)):
@@ -94,7 +94,7 @@ class PostgresEvents:
         size are ignored. Raises ValueError for a page token that is not one of its own.
         """
         conditions = _conditions_of(filters)
-        return await _EVENTS.page(self._database, source_id, conditions, page_size, filters.page_token)
+        return await EVENTS.page(self._database, source_id, conditions, page_size, filters.page_token)
 
     async def count_events(
         self, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime

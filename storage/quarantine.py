@@ -30,7 +30,7 @@ _ID_TOLERANCE = timedelta(hours=1)
 # A statement deletes so many: some 0.1 s.
 _DISCARD_ROWS = 5_000
 
-_LATEST = Listing(quarantine.c.quarantine_id, SELECTED, quarantined_of, b"q")
+QUARANTINE = Listing(quarantine.c.quarantine_id, SELECTED, quarantined_of, b"q")
 _OLDEST = Listing(quarantine.c.quarantine_id, SELECTED, quarantined_of, b"r", oldest_first=True)
 
 
@@ -49,7 +49,7 @@ class PostgresQuarantine:
         that is not one of its own.
         """
         conditions = _conditions_of(filters)
-        return await _LATEST.page(self._database, source_id, conditions, page_size, page_token)
+        return await QUARANTINE.page(self._database, source_id, conditions, page_size, page_token)
 
     async def oldest_entries(
         self,

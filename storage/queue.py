@@ -48,6 +48,8 @@ _CLAIM_SETTINGS = "SET LOCAL synchronous_commit = off"
 
 log = structlog.get_logger()
 
+_compressor = zstandard.ZstdCompressor(level=1)
+
 
 class PostgresQueue:
     """The core's end of the queue. Give it a Database of its own, so that queries can't make it wait."""
@@ -56,14 +58,11 @@ class PostgresQueue:
         self._database = database
         self._prepared: WeakSet[Connection] = WeakSet()
 
-    async def append(self, batch: EventBatch) -> None:
-        """Commit `batch` as one row, synced to disk; an empty one needs none.
+    async def append(self, batch: bytes, item_count: int) -> None:
+        """Commit an EventBatch of so many items, given in bytes, as one row, synced to disk.
 
         Raises StorageUnavailable; when the connection broke at the commit, the row may be there all the same.
         """
-        item_count = len(batch.events) + len(batch.quarantined) + len(batch.replayed)
-        if not item_count:
-            return
         payload = encode_batch(batch)
         async with self._database.connection() as connection:
             try:
@@ -123,7 +122,8 @@ def claim(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
     for queue_id, payload in connection.execute(_PAYLOADS, (locked,), binary=True):
         queue_ids.append(queue_id)
         try:
-            batch = decode_batch(payload)
+            plain = _inflated(payload)
+            batch = _parsed(plain)
         except ValueError as error:
             # In quarantine an operator can find it; in the queue it would stop everything behind it.
             log.error("queue_row_undecodable", queue_id=queue_id, error=str(error))
@@ -132,7 +132,7 @@ def claim(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
         events += batch.events
         refused += batch.quarantined
         replayed += batch.replayed
-        decoded_bytes += batch.ByteSize()
+        decoded_bytes += len(plain)
         if decoded_bytes >= max_bytes:
             break
     return Claim(connection, queue_ids, events, refused, replayed, emptied and len(queue_ids) == len(locked))
@@ -158,20 +158,30 @@ def _lock(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
         step = min(max(fitting, 1), _LARGEST_FETCH_ROWS)
 
 
-def encode_batch(batch: EventBatch) -> bytes:
-    """Give the payload for `batch`: its bytes, or one zstd frame of them where that is smaller."""
-    plain = batch.SerializeToString()
-    if len(plain) < _COMPRESS_FROM_BYTES:
-        return plain
-    compressed = zstandard.ZstdCompressor(level=1).compress(plain)
-    return compressed if len(compressed) < len(plain) else plain
+def encode_batch(batch: bytes) -> bytes:
+    """Give the payload for an EventBatch's bytes: these, or one zstd frame of them where that is smaller."""
+    if len(batch) < _COMPRESS_FROM_BYTES:
+        return batch
+    compressed = _compressor.compress(batch)
+    return compressed if len(compressed) < len(batch) else batch
 
 
 def decode_batch(payload: bytes) -> EventBatch:
     """Give the batch of a payload. Raises ValueError when it holds none."""
+    return _parsed(_inflated(payload))
+
+
+def _inflated(payload: bytes) -> bytes:
+    if not payload.startswith(_ZSTD_MAGIC):
+        return payload
     try:
-        if payload.startswith(_ZSTD_MAGIC):
-            payload = zstandard.ZstdDecompressor().decompress(payload, max_output_size=_LARGEST_BATCH_BYTES)
-        return EventBatch.FromString(payload)
-    except (zstandard.ZstdError, DecodeError) as error:
+        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=_LARGEST_BATCH_BYTES)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"not the payload of a batch: {error}") from error
+
+
+def _parsed(plain: bytes) -> EventBatch:
+    try:
+        return EventBatch.FromString(plain)
+    except DecodeError as error:
         raise ValueError(f"not the payload of a batch: {error}") from error

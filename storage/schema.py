@@ -163,7 +163,53 @@ identity_links = Table(
     Column("linked_at", _TIMESTAMP, primary_key=True),
     Column("event_id", _UUID, primary_key=True),
     Column("user_id", Text, nullable=False),
+    # Whether an unlink was seen to void it: what makes skipping a thousand of them one step. Never without
+    # such an unlink; but one that came into the table later than its unlink is void all the same.
+    _flag("voided"),
     Index("identity_links_user", "source_id", "user_id", "anonymous_id"),
+    Index("identity_links_user_time", "source_id", "user_id", "linked_at", "event_id", "anonymous_id"),
+    Index(
+        "identity_links_in_force",
+        *("source_id", "anonymous_id", "linked_at", "event_id"),
+        postgresql_where=text("NOT voided"),
+    ),
+)
+
+# Append-only: each unlink. Void is every link of the two ids with linked_at <= unlinked_at.
+identity_unlinks = Table(
+    "identity_unlinks",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    Column("anonymous_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("unlinked_at", _TIMESTAMP, primary_key=True),
+    Column("unlink_id", _UUID, primary_key=True),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Index("identity_unlinks_user", "source_id", "user_id", "unlinked_at"),
+)
+
+# Append-only: each group event, with its user, or else its visitor ids: one that is read with a user as its
+# event is.
+group_links = Table(
+    "group_links",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    Column("event_id", _UUID, primary_key=True),
+    Column("user_id", Text),
+    Column("anonymous_id", Text),
+    # Where it is another than anonymous_id.
+    Column("cookie_id", Text),
+    Column("group_id", Text, nullable=False),
+    # The event's received_at.
+    Column("linked_at", _TIMESTAMP, nullable=False),
+    *(
+        Index(
+            f"group_links_{member}",
+            *("source_id", f"{member}_id", "linked_at"),
+            postgresql_where=text(f"{member}_id IS NOT NULL"),
+        )
+        for member in ("user", "anonymous", "cookie")
+    ),
 )
 
 quarantine = Table(

@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 from polylect.v1.event_pb2 import Event
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.queue_pb2 import EventBatch
 
 from core_service.commit import (
@@ -29,19 +28,25 @@ class GatedQueue:
         self.gate = asyncio.Event()
         self.error: Exception | None = None
 
-    async def append(self, batch: EventBatch) -> None:
+    async def append(self, batch: bytes, item_count: int) -> None:
         self.begun += 1
         await self.gate.wait()
         if self.error:
             raise self.error
-        self.rows.append(batch)
+        row = EventBatch.FromString(batch)
+        assert item_count == len(row.events)
+        self.rows.append(row)
 
 
 def parcel(*names: str, size_bytes: int = 100) -> Parcel:
     made = Parcel()
-    made.events = [Event(name=name) for name in names]
+    made.items = [item(name) for name in names]
     made.size_bytes = size_bytes
     return made
+
+
+def item(name: str) -> bytes:
+    return EventBatch(events=[Event(name=name)]).SerializeToString()
 
 
 def names_in(batch: EventBatch) -> list[str]:
@@ -158,22 +163,22 @@ async def test_a_row_is_bounded() -> None:
 
 
 def test_a_consignment_that_fits_is_one_parcel() -> None:
-    consignment = Consignment(1_000)
-    assert consignment.add([Event(name="a")], [QuarantinedEvent(raw=b"b")]) == range(0, 1)
-    assert consignment.add([Event(name="c")], []) == range(0, 1)
+    consignment = Consignment()
+    assert consignment.add([b"a", b"bc"]) == range(0, 1)
+    assert consignment.add([b"d"]) == range(0, 1)
     (only,) = consignment.parcels
-    assert (len(only), only.size_bytes) == (3, 1_000)
+    assert (only.items, only.size_bytes) == ([b"a", b"bc", b"d"], 4)
 
 
 def test_a_consignment_is_cut_by_number_and_by_size() -> None:
-    by_number = Consignment(1_000)
-    assert by_number.add([Event(name="a")] * (ROW_ITEMS - 1), []) == range(0, 1)
-    assert by_number.add([Event(name="b")] * 2, []) == range(0, 2)
-    assert by_number.add([], [QuarantinedEvent(raw=b"c")]) == range(1, 2)
-    assert [len(one) for one in by_number.parcels] == [ROW_ITEMS, 2]
+    by_number = Consignment()
+    assert by_number.add([b"a"] * (ROW_ITEMS - 1)) == range(0, 1)
+    assert by_number.add([b"b"] * 2) == range(0, 2)
+    assert by_number.add([b"c"]) == range(1, 2)
+    assert [len(one.items) for one in by_number.parcels] == [ROW_ITEMS, 2]
 
-    wide = Event(name="w" * (ROW_BYTES // 3))
-    by_size = Consignment(ROW_BYTES + 1)
-    assert by_size.add([wide] * 5, []) == range(0, 3)
-    assert [len(one) for one in by_size.parcels] == [2, 2, 1]
+    wide = b"w" * (ROW_BYTES // 3)
+    by_size = Consignment()
+    assert by_size.add([wide] * 7) == range(0, 3)
+    assert [len(one.items) for one in by_size.parcels] == [3, 3, 1]
     assert all(one.size_bytes <= ROW_BYTES for one in by_size.parcels)

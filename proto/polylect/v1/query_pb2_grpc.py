@@ -53,6 +53,11 @@ class QueryServiceStub:
                 request_serializer=polylect_dot_v1_dot_query__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=polylect_dot_v1_dot_query__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.TailEvents = channel.unary_stream(
+                '/polylect.v1.QueryService/TailEvents',
+                request_serializer=polylect_dot_v1_dot_query__pb2.TailEventsRequest.SerializeToString,
+                response_deserializer=polylect_dot_v1_dot_query__pb2.TailEventsResponse.FromString,
+                _registered_method=True)
 
 
 class QueryServiceServicer:
@@ -88,6 +93,18 @@ class QueryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TailEvents(self, request, context):
+        """Follows what is stored and what is refused, each within a second, in about
+        the order of receipt, until the caller ends it. Scope events:read. Where more
+        happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
+        RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
+        beyond 16 followers of a source; UNAVAILABLE when the core stops;
+        INVALID_ARGUMENT for a bad filter or resume token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -105,6 +122,11 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=polylect_dot_v1_dot_query__pb2.GetStatsRequest.FromString,
                     response_serializer=polylect_dot_v1_dot_query__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'TailEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.TailEvents,
+                    request_deserializer=polylect_dot_v1_dot_query__pb2.TailEventsRequest.FromString,
+                    response_serializer=polylect_dot_v1_dot_query__pb2.TailEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -192,6 +214,33 @@ class QueryService:
             '/polylect.v1.QueryService/GetStats',
             polylect_dot_v1_dot_query__pb2.GetStatsRequest.SerializeToString,
             polylect_dot_v1_dot_query__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TailEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polylect.v1.QueryService/TailEvents',
+            polylect_dot_v1_dot_query__pb2.TailEventsRequest.SerializeToString,
+            polylect_dot_v1_dot_query__pb2.TailEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

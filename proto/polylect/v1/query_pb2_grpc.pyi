@@ -51,6 +51,14 @@ class QueryServiceStub:
     Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
     tell where the quota stands (1,000 a minute per key).
     """
+    TailEvents: _grpc.UnaryStreamMultiCallable[_query_pb2.TailEventsRequest, _query_pb2.TailEventsResponse]
+    """Follows what is stored and what is refused, each within a second, in about
+    the order of receipt, until the caller ends it. Scope events:read. Where more
+    happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
+    RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
+    beyond 16 followers of a source; UNAVAILABLE when the core stops;
+    INVALID_ARGUMENT for a bad filter or resume token.
+    """
 
 @_typing.type_check_only
 class QueryServiceAsyncStub(QueryServiceStub):
@@ -74,6 +82,14 @@ class QueryServiceAsyncStub(QueryServiceStub):
     unknown metric or range; NOT_FOUND for a site that is not the key's.
     Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
     tell where the quota stands (1,000 a minute per key).
+    """
+    TailEvents: _aio.UnaryStreamMultiCallable[_query_pb2.TailEventsRequest, _query_pb2.TailEventsResponse]  # type: ignore[assignment]
+    """Follows what is stored and what is refused, each within a second, in about
+    the order of receipt, until the caller ends it. Scope events:read. Where more
+    happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
+    RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
+    beyond 16 followers of a source; UNAVAILABLE when the core stops;
+    INVALID_ARGUMENT for a bad filter or resume token.
     """
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -113,6 +129,20 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         unknown metric or range; NOT_FOUND for a site that is not the key's.
         Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
         tell where the quota stands (1,000 a minute per key).
+        """
+
+    @_abc_1.abstractmethod
+    def TailEvents(
+        self,
+        request: _query_pb2.TailEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_query_pb2.TailEventsResponse], _abc.AsyncIterator[_query_pb2.TailEventsResponse]]:
+        """Follows what is stored and what is refused, each within a second, in about
+        the order of receipt, until the caller ends it. Scope events:read. Where more
+        happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
+        RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
+        beyond 16 followers of a source; UNAVAILABLE when the core stops;
+        INVALID_ARGUMENT for a bad filter or resume token.
         """
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

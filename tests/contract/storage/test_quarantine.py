@@ -448,7 +448,7 @@ def test_one_worker_at_a_time_drops(
 
 def enqueue(connection: psycopg.Connection[Any], **fields: Any) -> None:
     batch = EventBatch(**fields)
-    enqueue_payload(connection, encode_batch(batch), 1)
+    enqueue_payload(connection, encode_batch(batch.SerializeToString()), 1)
 
 
 MakeWorker = Callable[..., Worker]

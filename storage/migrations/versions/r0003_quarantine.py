@@ -1,14 +1,14 @@
 """What a replay needs of a quarantined event's request, and how many entries were dropped.
 
-Revision: 0002.
+Revision: 0003.
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql as pg
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
