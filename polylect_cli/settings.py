@@ -110,15 +110,21 @@ class Settings(BaseSettings):
         "POLYLECT_QUARANTINE_DAYS",
         "Days after which quarantined events are dropped, no later than events are; 0: not for their age",
         ge=0,
+        le=36_500,
     )
     quarantine_max_events: int = _setting(
         100_000,
         "POLYLECT_QUARANTINE_MAX_EVENTS",
         "Quarantined events kept of a source; the oldest beyond are dropped",
         ge=1,
+        le=10_000_000,
     )
     quarantine_max_mib: int = _setting(
-        256, "POLYLECT_QUARANTINE_MAX_MIB", "MiB of quarantined events kept of a source; likewise", ge=16
+        256,
+        "POLYLECT_QUARANTINE_MAX_MIB",
+        "MiB of quarantined events kept of a source; likewise",
+        ge=16,
+        le=1_000_000,
     )
     core_address: Target = _setting(
         "", "POLYLECT_CORE_ADDRESS", "host:port where facade and command line find the core; unset: here"
