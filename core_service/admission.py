@@ -7,6 +7,7 @@ permission is told before a wrong shape.
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
@@ -18,10 +19,11 @@ from polylect.v1 import event_pb2, ingest_pb2
 from polylect.v1.error_reason_pb2 import Rejection
 from polylect.v1.event_pb2 import Event, Provenance
 from polylect.v1.ingest_pb2 import ClientItem, ClientOutcome, ClientRequest, EventResult
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.quarantine_pb2 import Circumstances, QuarantinedEvent
 from polylect.v1.queue_pb2 import EventBatch
 from uuid_utils import uuid7
 
+from core_service.circumstances import circumstances_of
 from core_service.direct import normalize
 from core_service.errors import CoreError, Objection
 from core_service.fingerprint import Fingerprints
@@ -157,7 +159,7 @@ class Admission:
             receipt.vendor_ids = {name: given[name] for name in vendor_cookies if name in given}
             outcome.vendor_cookies.extend(receipt.vendor_ids)
         for item in items:
-            self._judge_item(item, receipt)
+            self.judge_item(item, receipt)
         return receipt
 
     def judge_direct(self, events: Sequence[Event], receipt: Receipt) -> None:
@@ -196,7 +198,8 @@ class Admission:
         _write_rate_limit(outcome, state, limit, window_seconds)
         return None if state.admitted else _over_quota(limit, window_seconds, cost)
 
-    def _judge_item(self, item: ClientItem, receipt: Receipt) -> None:
+    def judge_item(self, item: ClientItem, receipt: Receipt) -> None:
+        """Judge one item into `receipt`. Needs the day's salt where it asks for it."""
         if item.HasField("event"):
             event = item.event
             if item.fingerprint_visitor:
@@ -216,7 +219,13 @@ class Admission:
             rejection = _rejection(_NO_REVENUE)
         else:
             rejection = item.rejection if item.HasField("rejection") else _rejection(_NO_EVENT)
-        _refuse(rejection, item.raw, receipt)
+        make_fingerprint = partial(self._fingerprint, receipt)
+        kept = circumstances_of(receipt.request, item, receipt.vendor_ids, make_fingerprint)
+        _refuse(rejection, item.raw, receipt, kept)
+
+    def _fingerprint(self, receipt: Receipt, user_agent: str) -> str:
+        source_id, seconds = receipt.key.source.source_id, receipt.received_at.seconds
+        return self._fingerprints.make(receipt.request.client_ip, user_agent, source_id, seconds)
 
 
 def received_at_of(request: ClientRequest, clock: Callable[[], datetime]) -> Timestamp:
@@ -291,7 +300,7 @@ def _take(event: Event, receipt: Receipt) -> Objection | None:
     return None
 
 
-def _refuse(rejection: Rejection, raw: bytes, receipt: Receipt) -> None:
+def _refuse(rejection: Rejection, raw: bytes, receipt: Receipt, kept: Circumstances | None = None) -> None:
     # A field name may be the client's own words, and U+0000 is what no text column takes.
     stored = Rejection(
         reason=rejection.reason,
@@ -308,6 +317,7 @@ def _refuse(rejection: Rejection, raw: bytes, receipt: Receipt) -> None:
         endpoint=receipt.request.endpoint,
         request_id=receipt.request.request_id,
         client_ip=receipt.request.client_ip,
+        circumstances=kept,
     )
     receipt.items.append(field(_QUARANTINED, refused.SerializeToString()))
     receipt.results.add().rejection.CopyFrom(rejection)

@@ -91,6 +91,18 @@ class KeyRing:
             return None
         return entry if now < entry.ends_at else None
 
+    def all_granted(self, source_id: str, now: float) -> KeyEntry | None:
+        """Give a key of no one: every permission, and the sites of all keys of the source valid at `now`.
+
+        None for a source nobody knows.
+        """
+        source = self._sources.get(source_id)
+        if source is None:
+            return None
+        keys = [self._keys[one] for one in self._hashes[source_id]]
+        sites = {site for key in keys if now < key.ends_at for site in key.sites.values()}
+        return _compile_key(Key(scopes=["admin"], sites=sorted(sites)), source)
+
     def any_source_allows(self, origin: str) -> bool:
         """Tell whether any enabled source lets the origin in."""
         rules = self._any_origin

@@ -4,13 +4,14 @@ Every method may raise ConnectionError when the store can't be reached or can't 
 that into STORAGE_UNAVAILABLE. Times are aware datetimes in UTC, ids are UUIDs in text form.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import date, datetime
 from typing import Protocol
 
 from polylect.v1.event_pb2 import Event
 from polylect.v1.identity_pb2 import GetIdentityResponse, IdentityUnlink, UnlinkIdentityResponse
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.ingest_pb2 import ClientRequest
+from polylect.v1.quarantine_pb2 import QuarantinedEvent, QuarantineFilter, QuarantineSummary
 from polylect.v1.query_pb2 import ListEventsRequest
 from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
 from polylect.v1.trail_pb2 import ExplainEventResponse, GetLedgerResponse, Refusal
@@ -121,13 +122,54 @@ class EventStore(Protocol):
     ) -> int:
         """Count by the events' own time, from inclusive, until exclusive; site "" means all."""
 
-    async def list_quarantined(
-        self, source_id: str | None, reason: str, page_size: int, page_token: str
-    ) -> tuple[list[QuarantinedEvent], str]:
-        """Give a page, as above. `reason` as in the table (field_missing), "" for all.
 
-        Raises ValueError as above.
+class QuarantineStore(Protocol):
+    """What was refused. `source_id` None means all sources; ids no entry has are left out."""
+
+    async def list_entries(
+        self, source_id: str | None, filters: QuarantineFilter, page_size: int, page_token: str
+    ) -> tuple[list[QuarantinedEvent], str]:
+        """Give a page, latest first, and the next page's token ("" on the last), as of events.
+
+        Raises ValueError as there.
         """
+
+    async def oldest_entries(
+        self,
+        source_id: str,
+        filters: QuarantineFilter,
+        quarantine_ids: Sequence[str],
+        page_size: int,
+        page_token: str,
+    ) -> tuple[list[QuarantinedEvent], str]:
+        """Give a page of one source, oldest first; with ids, of those only. Raises ValueError as above."""
+
+    async def get_entry(self, source_id: str | None, quarantine_id: str) -> QuarantinedEvent | None:
+        """Give one entry."""
+
+    async def count(self, source_id: str, filters: QuarantineFilter, quarantine_ids: Sequence[str]) -> int:
+        """Count entries of one source; with ids, of those only."""
+
+    async def discard(self, source_id: str, filters: QuarantineFilter, quarantine_ids: Sequence[str]) -> int:
+        """Delete entries of one source, with ids those only, and give their number."""
+
+    async def summaries(self, source_id: str | None) -> list[QuarantineSummary]:
+        """Tell how much there is of each source, by source_id; of which nothing is known is left out."""
+
+
+class Translator(Protocol):
+    """Turns what a client sent through a dialect into what the core judges: the facade's knowledge."""
+
+    def __call__(self, entry: QuarantinedEvent) -> ClientRequest:
+        """Give what the facade would send of that entry's request now, with its one item.
+
+        That item is an event or a rejection. No credential, quota or time of receipt. An id made for an event
+        that has none is the entry's.
+        """
+
+
+LoadTranslator = Callable[[], Translator]
+"""Gives the translator; slow, and takes memory, so that it is asked at the first need."""
 
 
 class RefusalStore(Protocol):

@@ -1,4 +1,4 @@
-"""QueryService and QuarantineService: what was stored and what was refused.
+"""QueryService: what was stored.
 
 Hides whose events a caller may see, and that one source's queries never take all there is to answer with.
 """
@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
-from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.event_pb2 import EventKind
-from polylect.v1.quarantine_pb2 import ListRequest, ListResponse
-from polylect.v1.quarantine_pb2_grpc import QuarantineServiceServicer
 from polylect.v1.query_pb2 import (
     STATS_METRIC_EVENT_COUNT,
     GetEventRequest,
@@ -36,7 +33,7 @@ from polylect.v1.trail_pb2 import (
 )
 
 from core_service.callers import Callers, Context, require_scope
-from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, reason_word
+from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError
 from core_service.keys import KeyEntry
 from core_service.limits import QuotaCounters, QuotaState
 from core_service.ports import EventStore, SourceStore
@@ -166,9 +163,9 @@ class QueryServicer(QueryServiceServicer):
         source_id = await self._readers.source_id(key, request.source)
         async with self._readers.turn(key):
             try:
-                page = await self._events.list_events(source_id, request, page_size(request.page_size))
+                page = await self._events.list_events(source_id, request, page_size_of(request.page_size))
             except ValueError as error:
-                raise _bad_page_token() from error
+                raise bad_page_token() from error
         return ListEventsResponse(events=page[0], next_page_token=page[1])
 
     async def GetStats(self, request: GetStatsRequest, context: Context) -> GetStatsResponse:  # noqa: N802 - the proto's name
@@ -222,39 +219,13 @@ class QueryServicer(QueryServiceServicer):
             )
 
 
-class QuarantineServicer(QuarantineServiceServicer):
-    """Reads for the admin, or for a key what is its source's."""
-
-    def __init__(self, callers: Callers, readers: Readers, events: EventStore) -> None:
-        """Take the parts."""
-        self._callers = callers
-        self._readers = readers
-        self._events = events
-
-    async def List(self, request: ListRequest, context: Context) -> ListResponse:  # noqa: N802 - the proto's name
-        """Give a page of quarantined events."""
-        key = self._callers.require_admin_or_key(context)
-        require_scope(key, "events:read")
-        if request.reason not in ErrorReason.values():
-            raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, "There is no such reason", field="reason")
-        reason = reason_word(request.reason).lower() if request.reason else ""
-        source_id = await self._readers.source_id(key, request.source)
-        async with self._readers.turn(key):
-            try:
-                page = await self._events.list_quarantined(
-                    source_id, reason, page_size(request.page_size), request.page_token
-                )
-            except ValueError as error:
-                raise _bad_page_token() from error
-        return ListResponse(events=page[0], next_page_token=page[1])
-
-
-def page_size(wanted: int) -> int:
-    """Give how many a page may hold, of how many were asked for."""
+def page_size_of(wanted: int) -> int:
+    """Give how much a page has, where so much is wanted; 0 is the default."""
     return min(wanted or _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE)
 
 
-def _bad_page_token() -> CoreError:
+def bad_page_token() -> CoreError:
+    """Give the refusal of a page token that is not one of a list's own."""
     message = "The page token is not one of this list's"
     return CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="page_token")
 

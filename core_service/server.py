@@ -16,6 +16,7 @@ import grpc
 import structlog
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1 import identity_pb2, ingest_pb2, quarantine_pb2, query_pb2, source_pb2
 from polylect.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from polylect.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
@@ -27,6 +28,7 @@ from core_service.admission import Admission
 from core_service.callers import Callers
 from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
 from core_service.discovery import add_reflection
+from core_service.errors import CoreError
 from core_service.fingerprint import Fingerprints
 from core_service.identity import IdentityServicer
 from core_service.ingest import IngestServicer
@@ -36,14 +38,19 @@ from core_service.limits import QuotaCounters
 from core_service.ports import (
     EventStore,
     IdentityStore,
+    LoadTranslator,
+    QuarantineStore,
     Queue,
     RefusalStore,
     SourceStore,
     TailStore,
     TrailStore,
+    Translator,
 )
-from core_service.query import QuarantineServicer, QueryServicer, Readers
+from core_service.quarantine import QuarantineServicer
+from core_service.query import QueryServicer, Readers
 from core_service.refusals import Refusals
+from core_service.replay import Replayer
 from core_service.sources import SourceServicer
 from core_service.tail import Tails
 from core_service.trail import Trail
@@ -51,6 +58,7 @@ from storage.database import Database
 from storage.events import PostgresEvents
 from storage.explain import PostgresTrail
 from storage.identity_records import PostgresIdentity
+from storage.quarantine import PostgresQuarantine
 from storage.queue import PostgresQueue
 from storage.refusals import PostgresRefusals
 from storage.sources import PostgresSources
@@ -110,6 +118,7 @@ class Stores(NamedTuple):
     events: EventStore
     refusals: RefusalStore
     trail: TrailStore
+    quarantine: QuarantineStore
     tail: TailStore
     identity: IdentityStore
     # Answers when the database does, whatever else it is asked; raises ConnectionError.
@@ -121,19 +130,28 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def run(options: CoreOptions) -> None:
+def no_translator() -> Translator:
+    """Refuse: who runs this core gave it no translator, so that what came over HTTP can't be replayed."""
+    raise CoreError(
+        reasons.ERROR_REASON_INTERNAL,
+        "This core was started without a translator of dialects",
+        status=grpc.StatusCode.UNIMPLEMENTED,
+    )
+
+
+def run(options: CoreOptions, load_translator: LoadTranslator = no_translator) -> None:
     """Serve on a fast event loop until SIGTERM or SIGINT. Raises OSError when it can't listen."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(options))
+        runner.run(serve(options, load_translator))
 
 
-async def serve(options: CoreOptions) -> None:
+async def serve(options: CoreOptions, load_translator: LoadTranslator = no_translator) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises OSError when it can't listen."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stopped.set)
-    async with open_stores(options) as stores, start_core(stores, options):
+    async with open_stores(options) as stores, start_core(stores, options, load_translator=load_translator):
         await stopped.wait()
         log.info("core_draining")
     log.info("core_stopped")
@@ -154,6 +172,7 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
             events=PostgresEvents(queries),
             refusals=PostgresRefusals(control),
             trail=PostgresTrail(queries),
+            quarantine=PostgresQuarantine(queries),
             tail=PostgresTail(tails),
             identity=PostgresIdentity(queries),
             ping=PostgresEvents(control).ping,
@@ -165,7 +184,10 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
 
 @contextlib.asynccontextmanager
 async def start_core(
-    stores: Stores, options: CoreOptions, clock: Callable[[], datetime] = utc_now
+    stores: Stores,
+    options: CoreOptions,
+    clock: Callable[[], datetime] = utc_now,
+    load_translator: LoadTranslator = no_translator,
 ) -> AsyncIterator[int]:
     """Run a core over `stores` and give its port; drain it when the block ends.
 
@@ -177,9 +199,10 @@ async def start_core(
     quotas, readers, draining = QuotaCounters(), Readers(stores.sources), asyncio.Event()
     group_commit, refusals = GroupCommit(stores.queue), Refusals(stores.refusals, clock)
     callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
+    admission = Admission(keys, quotas, fingerprints)
     ingest = IngestServicer(
         callers,
-        Admission(keys, quotas, fingerprints),
+        admission,
         fingerprints,
         group_commit=group_commit,
         refusals=refusals,
@@ -194,7 +217,9 @@ async def start_core(
     add_IngestServiceServicer_to_server(ingest, server)
     add_QueryServiceServicer_to_server(query, server)
     add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
-    add_QuarantineServiceServicer_to_server(QuarantineServicer(callers, readers, stores.events), server)
+    replayer = Replayer(admission, keys, fingerprints, stores, clock=clock, load_translator=load_translator)
+    quarantine = QuarantineServicer(callers, readers, stores.quarantine, replayer)
+    add_QuarantineServiceServicer_to_server(quarantine, server)
     add_IdentityServiceServicer_to_server(IdentityServicer(callers, readers, stores.identity, clock), server)
     add_reflection((*SERVICES, health.SERVICE_NAME), server)
     monitor = _Health(server, keys, stores.ping)

@@ -14,7 +14,7 @@ from polylect.v1.trail_pb2 import (
 from core_service.callers import Callers, Context, require_scope
 from core_service.errors import CoreError
 from core_service.ports import TrailStore
-from core_service.query import Readers, page_size
+from core_service.query import Readers, page_size_of
 
 _ID_CHARACTERS = 128
 
@@ -38,7 +38,11 @@ class Trail:
         async with self._readers.turn(key):
             try:
                 return await self._store.ledger(
-                    source_id, received_from, received_until, page_size(request.page_size), request.page_token
+                    source_id,
+                    received_from,
+                    received_until,
+                    page_size_of(request.page_size),
+                    request.page_token,
                 )
             except ValueError as error:
                 message = "The page token is not one of the ledger's"

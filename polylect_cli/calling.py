@@ -13,11 +13,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
 from polylect.v1.identity_pb2_grpc import IdentityServiceStub
+from polylect.v1.quarantine_pb2_grpc import QuarantineServiceStub
 from polylect.v1.query_pb2_grpc import QueryServiceStub
 from polylect.v1.source_pb2_grpc import SourceServiceStub
 
 from polylect_cli.output import EXIT_UNREACHABLE, CommandError
-from polylect_cli.settings import Settings, check_files, load_settings, token
+from polylect_cli.settings import Settings, check_files, load_settings
+from polylect_cli.tokens import token
 
 _TIMEOUT_SECONDS = 10.0
 # As much as the core sends at once: a page ends early, but a single event may be large.
@@ -33,13 +35,16 @@ class Core:
         self.sources = SourceServiceStub(channel)
         self.queries = QueryServiceStub(channel)
         self.identity = IdentityServiceStub(channel)
+        self.quarantine = QuarantineServiceStub(channel)
         self._target = settings.core_target
         self._metadata = (("authorization", f"Bearer {admin_token}"),)
 
-    def call(self, method: Callable[..., Response], request: Any) -> Response:
+    def call(
+        self, method: Callable[..., Response], request: Any, timeout_seconds: float = _TIMEOUT_SECONDS
+    ) -> Response:
         """Call; raises CommandError for every refusal."""
         try:
-            return method(request, metadata=self._metadata, timeout=_TIMEOUT_SECONDS)
+            return method(request, metadata=self._metadata, timeout=timeout_seconds)
         except grpc.RpcError as error:
             raise _explained(error, self._target) from error
 

@@ -25,9 +25,9 @@ from polylect_cli.settings import (
     join_host_port,
     load_settings,
     local_host,
-    token,
 )
 from polylect_cli.supervisor import Plan
+from polylect_cli.tokens import token
 from storage.embedded import EmbeddedPostgres, saved_url
 
 
@@ -231,6 +231,9 @@ def _worker_options(settings: Settings) -> dict[str, Any]:
     return {
         "dedup_window_seconds": settings.dedup_window_days * 86_400,
         "retention_days": settings.retention_days,
+        "quarantine_days": settings.quarantine_days,
+        "quarantine_max_events": settings.quarantine_max_events,
+        "quarantine_max_bytes": settings.quarantine_max_mib << 20,
     }
 
 

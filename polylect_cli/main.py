@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from polylect_cli import events, identity, keys, ledger, lifecycle, send, sources, tail, why
+from polylect_cli import events, identity, keys, ledger, lifecycle, quarantine, send, sources, tail, why
 from polylect_cli.output import EXIT_USAGE, CommandError, print_error, print_line
 from polylect_cli.settings import SettingsError
 from storage.postgres_binaries import EmbeddedPostgresError
@@ -38,6 +38,7 @@ for function, name in (
 app.add_typer(sources.app, name="source")
 app.add_typer(keys.app, name="key")
 app.add_typer(identity.app, name="identity")
+app.add_typer(quarantine.app, name="quarantine")
 
 
 def _show_version(wanted: bool) -> None:

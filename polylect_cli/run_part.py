@@ -19,6 +19,8 @@ _PARTS = {
     "facade": ("rest_facade.server", "FacadeOptions"),
     "worker": ("storage.worker", "WorkerOptions"),
 }
+# What is given to `run` beside the options: module and function.
+_COMPOSED = {"core": ("polylect_cli.translating", "load_translator")}
 
 
 def _run(name: str) -> None:
@@ -27,8 +29,10 @@ def _run(name: str) -> None:
     configure_logs(name, log_options.level, log_options.format)
     module_name, options_name = _PARTS[name]
     module = import_module(module_name)
+    home, function = _COMPOSED.get(name, ("", ""))
+    composed = [getattr(import_module(home), function)] if home else []
     try:
-        module.run(msgspec.json.decode(packed, type=getattr(module, options_name)))
+        module.run(msgspec.json.decode(packed, type=getattr(module, options_name)), *composed)
     except (OSError, RuntimeError, ValueError) as error:
         # A trace doesn't help with what the surroundings refuse.
         is_ours = not isinstance(error, OSError)

@@ -7,7 +7,6 @@ with them.
 import difflib
 import ipaddress
 import os
-import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 from urllib.parse import urlsplit
@@ -105,6 +104,27 @@ class Settings(BaseSettings):
     )
     retention_days: int = _setting(
         0, "POLYLECT_RETENTION_DAYS", "Days after which events are dropped; 0: never", ge=0, le=36_500
+    )
+    quarantine_days: int = _setting(
+        30,
+        "POLYLECT_QUARANTINE_DAYS",
+        "Days after which quarantined events are dropped, no later than events are; 0: not for their age",
+        ge=0,
+        le=36_500,
+    )
+    quarantine_max_events: int = _setting(
+        100_000,
+        "POLYLECT_QUARANTINE_MAX_EVENTS",
+        "Quarantined events kept of a source; the oldest beyond are dropped",
+        ge=1,
+        le=10_000_000,
+    )
+    quarantine_max_mib: int = _setting(
+        256,
+        "POLYLECT_QUARANTINE_MAX_MIB",
+        "MiB of quarantined events kept of a source; likewise",
+        ge=16,
+        le=1_000_000,
     )
     core_address: Target = _setting(
         "", "POLYLECT_CORE_ADDRESS", "host:port where facade and command line find the core; unset: here"
@@ -291,45 +311,3 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
     return "" if value is None else str(value)
-
-
-def token(settings: Settings, role: Literal["admin", "facade"], *, make: bool = False) -> str | None:
-    """Give a role's token: the one set, else the one kept in the data directory (0600).
-
-    None when there is none yet; with `make` one is made then.
-    """
-    given = settings.admin_token if role == "admin" else settings.facade_token
-    if given:
-        return given.get_secret_value()
-    path = settings.data_dir / f"{role}_token"
-    if make:
-        try:
-            settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _make_token(path)
-        except OSError as error:
-            raise SettingsError(
-                f"POLYLECT_DATA_DIR: {settings.data_dir} can't be written ({error.strerror}): "
-                "name a directory that this user may make or owns"
-            ) from error
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise SettingsError(
-            f"{path} can't be read ({error.strerror}): set POLYLECT_{role.upper()}_TOKEN"
-        ) from error
-
-
-def _make_token(path: Path) -> None:
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(secrets.token_urlsafe(32))
-    try:
-        # A link never replaces: of two that start at once, the first one's token stays.
-        os.link(fresh, path)
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()

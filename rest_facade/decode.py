@@ -12,12 +12,25 @@ from typing import Any
 import msgspec
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.ingest_pb2 import ClientItem, ClientRequest
+from polylect.v1.quarantine_pb2 import Circumstances
 from uuid_utils import uuid7
 
 from rest_facade import body_json
 from rest_facade.envelope import Envelope, open_envelope
 from rest_facade.shapes import compile_events
-from rest_facade.vocabulary import Batch, Credential, Dialect, Endpoint, Json, Pixel, Place, ShapeError
+from rest_facade.vocabulary import (
+    Batch,
+    Choice,
+    Credential,
+    Dialect,
+    Endpoint,
+    Json,
+    OnNull,
+    Pixel,
+    Place,
+    Shape,
+    ShapeError,
+)
 
 _USER_AGENT_CHARACTERS = 2048
 
@@ -35,6 +48,8 @@ class Arrival(msgspec.Struct, frozen=True):
     received_us: int
     # The visitor cookie, existing or new; "" where the dialect has none.
     cookie_id: str
+    # Id of an event without one, where the dialect makes them. "": a new one.
+    message_id: str = ""
 
 
 class Decoder:
@@ -51,6 +66,7 @@ class Decoder:
         self._fill_batched = compile_events(endpoint.batch.events) if endpoint.batch else None
         self._dialect_name = dialect.name
         self._makes_message_ids = dialect.makes_message_ids
+        self._makes_fingerprints = _may_fingerprint(endpoint.single)
         # What all requests have in common, serialized once.
         self._common = ClientRequest(
             dialect=dialect.name,
@@ -78,6 +94,28 @@ class Decoder:
         self._decode_single(body, arrival, request)
         return False
 
+    def decode_kept(self, raw: bytes, kept: Circumstances, arrival: Arrival, request: ClientRequest) -> None:
+        """Fill `request` from what the quarantine keeps of one event: the `raw` of an item, and the rest.
+
+        What can't be read is a rejection too, and so is what was refused as a batch.
+        """
+        request.MergeFromString(self._common)
+        try:
+            if kept.HasField("envelope"):
+                self._decode_kept_batched(raw, kept, arrival, request)
+            elif self._endpoint.pixel is not None:
+                value, cleaned = body_json.read(raw)
+                members = body_json.as_object(value)
+                self._decode_members(members, raw, arrival, request, kept.sanitized or cleaned)
+            elif self.decode(raw, arrival, request):
+                raise _not_replayed()
+        except ShapeError as error:
+            del request.items[:]
+            _reject(request.items.add(raw=raw), error, arrival, request)
+        for item in request.items:
+            if kept.sanitized and item.HasField("event"):
+                item.event.sanitized = True
+
     def serialize(self, request: ClientRequest) -> bytes:
         """Give a decoded request's bytes, with what the endpoint says of all of them."""
         # To protobuf, two messages' bytes in a row are the two merged.
@@ -90,11 +128,16 @@ class Decoder:
         else:
             value, sanitized = body_json.read(body)
             members = body_json.as_object(value)
+        self._decode_members(members, body, arrival, request, sanitized)
+
+    def _decode_members(
+        self, members: Json, body: bytes, arrival: Arrival, request: ClientRequest, sanitized: bool
+    ) -> None:
         if self._find_credential(arrival, members, request):
             # Not cut out of the text: there JSON can write a secret in many ways.
             body = body_json.write(members)
         item = request.items.add(raw=body)
-        self._fill_item(self._fill_single, members, item, arrival, sanitized)
+        self._fill_item(self._fill_single, members, item, arrival, sanitized=sanitized, request=request)
 
     def _decode_batch(
         self,
@@ -104,14 +147,7 @@ class Decoder:
         arrival: Arrival,
         request: ClientRequest,
     ) -> bool:
-        shared: Json = {}
-        sanitized = False
-        beside_bytes = 0
-        for name, raw in envelope.beside.items():
-            beside_bytes += len(name) + len(bytes(raw))
-            clean_name: str = body_json.without_nul(name)
-            shared[clean_name], cleaned = body_json.read(raw, levels_above=1)
-            sanitized = sanitized or cleaned or clean_name != name
+        shared, sanitized, beside_bytes = _shared_members(envelope.beside)
         self._find_credential(arrival, shared, request)
         try:
             events = _events_of(batch, envelope)
@@ -121,25 +157,59 @@ class Decoder:
                     f"What stands beside {batch.wire} is too large to apply to every event.",
                 )
         except ShapeError as error:
-            _reject(request.items.add(raw=body), error)
+            _reject(request.items.add(raw=body), error, arrival, request)
             return False
+        request.envelope = self._kept_envelope(envelope.beside)
         for event in events:
             item = request.items.add(raw=event)
             try:
                 members, cleaned = _batched_members(batch, event, shared)
             except ShapeError as error:
-                _reject(item, error)
+                _reject(item, error, arrival, request)
                 continue
-            self._fill_item(self._fill_batched, members, item, arrival, sanitized or cleaned)
+            self._fill_item(
+                self._fill_batched, members, item, arrival, sanitized=sanitized or cleaned, request=request
+            )
         return True
 
+    def _decode_kept_batched(
+        self, raw: bytes, kept: Circumstances, arrival: Arrival, request: ClientRequest
+    ) -> None:
+        batch = self._endpoint.batch
+        if batch is None:
+            raise _not_replayed()
+        beside = body_json.read_members(kept.envelope) if kept.envelope else {}
+        shared, sanitized, _ = _shared_members(beside)
+        members, cleaned = _batched_members(batch, raw, shared)
+        item = request.items.add(raw=raw)
+        self._fill_item(
+            self._fill_batched, members, item, arrival, sanitized=sanitized or cleaned, request=request
+        )
+
+    def _kept_envelope(self, beside: Mapping[str, msgspec.Raw]) -> bytes:
+        """Give the members beside the events as they were written, without the credential; b"" for none."""
+        credential = self._body_credential.name if self._body_credential else None
+        # As it is looked for: what has U+0000 in its name is the credential too.
+        kept = {name: raw for name, raw in beside.items() if body_json.without_nul(name) != credential}
+        return msgspec.json.encode(kept) if kept else b""
+
     def _fill_item(
-        self, fill: Any, members: Json, item: ClientItem, arrival: Arrival, sanitized: bool
+        self,
+        fill: Any,
+        members: Json,
+        item: ClientItem,
+        arrival: Arrival,
+        *,
+        sanitized: bool,
+        request: ClientRequest,
     ) -> None:
         try:
             fill(members, item)
         except ShapeError as error:
-            _reject(item, error)
+            _reject(item, error, arrival, request)
+            item.sanitized = sanitized
+            # Its salt is gone when the event is good at last.
+            item.fingerprint_visitor = self._makes_fingerprints
             return
         event = item.event
         event.client_ip = arrival.client_ip
@@ -153,7 +223,7 @@ class Decoder:
             if not device.user_agent:
                 device.user_agent = user_agent[:_USER_AGENT_CHARACTERS]
         if self._makes_message_ids and not event.message_id:
-            event.message_id = str(uuid7())
+            event.message_id = arrival.message_id or str(uuid7())
         provenance = event.provenance
         provenance.dialect = self._dialect_name
         provenance.endpoint = self._endpoint.path
@@ -198,6 +268,24 @@ def credential_outside_body(place: Credential, arrival: Arrival) -> str:
     return ""
 
 
+def _may_fingerprint(events: Shape | Choice | None) -> bool:
+    shapes = events.shapes.values() if isinstance(events, Choice) else filter(None, [events])
+    return any(row.null is OnNull.FINGERPRINT for shape in shapes for row in shape.fields)
+
+
+def _shared_members(beside: Mapping[str, msgspec.Raw]) -> tuple[Json, bool, int]:
+    """Read the members beside the events; tell too whether U+0000 was in them, and their bytes."""
+    shared: Json = {}
+    sanitized = False
+    beside_bytes = 0
+    for name, raw in beside.items():
+        beside_bytes += len(name) + len(bytes(raw))
+        clean_name: str = body_json.without_nul(name)
+        shared[clean_name], cleaned = body_json.read(raw, levels_above=1)
+        sanitized = sanitized or cleaned or clean_name != name
+    return shared, sanitized, beside_bytes
+
+
 def _events_of(batch: Batch, envelope: Envelope) -> list[bytes]:
     events = envelope.events
     if events is None:
@@ -236,7 +324,13 @@ def _pixel_members(pixel: Pixel, query: Mapping[str, str]) -> tuple[Json, bool]:
     return clean, clean != members
 
 
-def _reject(item: ClientItem, error: ShapeError) -> None:
+def _reject(item: ClientItem, error: ShapeError, arrival: Arrival, request: ClientRequest) -> None:
     item.rejection.reason = error.reason
     item.rejection.message = error.message
     item.rejection.field = error.field
+    request.user_agent = arrival.headers.get("user-agent", "")[:_USER_AGENT_CHARACTERS]
+    request.cookie_id = arrival.cookie_id
+
+
+def _not_replayed() -> ShapeError:
+    return ShapeError(reasons.ERROR_REASON_BATCH_TOO_LARGE, "What was refused as a batch is not replayed")

@@ -1,106 +1,46 @@
-"""Reading back: events and quarantine, from the tables the worker writes.
+"""Reading events back from the table the worker writes.
 
-Hides how a partitioned table is asked without looking into every day, and what a page token holds. Ids are
-UUIDv7, so their order is that of receipt to the millisecond, and a source's newest events are the end of its
-primary key.
+Hides how a partitioned table is asked without looking into every day.
 """
 
-import base64
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import aclosing
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1.event_pb2 import Event
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.query_pb2 import ListEventsRequest
-from polylect.v1.trail_pb2 import Refusal
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Select,
-    cast,
-    false,
-    func,
-    literal,
-    select,
-    true,
-    union_all,
-)
+from sqlalchemy import ColumnElement, false, func, literal, select, true
 
 from storage.database import Database
 from storage.dedup import message_key
 from storage.identity import is_read_with, user_id_when_read
-from storage.quarantine_rows import NO_SOURCE, quarantined_of
-from storage.quarantine_rows import SELECTED as QUARANTINE_SELECTED
+from storage.listing import Listing
+from storage.listing import has_text as _is
+from storage.listing import of_source as _of_source
+from storage.listing import time_bound as _bound
 from storage.rows import SELECTED, event_of, kind_text
-from storage.schema import dedup_keys, events, quarantine, sources
-from storage.values import EPOCH, datetime_of, uuid_text
+from storage.schema import dedup_keys, events
+from storage.values import EPOCH, uuid_text
 
 # How far receipt, by the facade's clock, may be from the moment in the id, by the core's.
 _ID_TOLERANCE = timedelta(hours=1)
 # No event is received earlier than this before it occurred: the core refuses what lies further ahead.
 _CLOCK_TOLERANCE = timedelta(hours=24)
 
-# What a page may hold, but for a first item that is larger. gRPC's clients take no message over 4 MiB unless
-# told to.
-_PAGE_BYTES = 2 << 20
 # How many events to search for a client's id that deduplication doesn't know; takes some 0.1 s.
 _MESSAGE_ID_SEARCH = 100_000
 _UUID_VERSION = 7
-
-# Every key starts with the source: asked without one, each is looked up.
-_ANY_SOURCE = union_all(
-    select(sources.c.source_id), select(cast(NO_SOURCE, sources.c.source_id.type))
-).subquery("any_source")
 
 _USER_ID = user_id_when_read()
 _SELECTED = tuple(_USER_ID if column.key == "user_id" else column for column in SELECTED)
 
 _MESSAGE_KEY = (events.c.source_id, events.c.event_id, events.c.received_at, events.c.message_id)
 
-_Row = dict[str, Any]
-_Item = TypeVar("_Item", Event, QuarantinedEvent, Refusal)
-
-
-@dataclass(frozen=True)
-class Listing(Generic[_Item]):
-    """A table read from its newest row on: its key is (source_id, id), and ids are in the order of time."""
-
-    id_column: Column[str]
-    columns: tuple[ColumnElement[Any], ...]
-    # Gives the item of a row of these columns.
-    item_of: Callable[[_Row], _Item]
-    # First byte of its page tokens, so that no other listing takes them.
-    mark: bytes
-
-    def newest(
-        self,
-        source_id: str | None,
-        conditions: Iterable[ColumnElement[bool]],
-        limit: int,
-        columns: Iterable[ColumnElement[Any]] = (),
-    ) -> Select[Any]:
-        """Select the newest rows of a source; of all sources, the newest of what each has newest."""
-        source_column = self.id_column.table.c.source_id
-        page = select(*(columns or self.columns)).where(*conditions)
-        page = page.order_by(self.id_column.desc()).limit(limit)
-        if source_id is not None:
-            return page.where(_of_source(source_column, source_id))
-        each = page.where(source_column == _ANY_SOURCE.c.source_id).lateral("newest_of_source")
-        newest_first = each.c[self.id_column.name].desc()
-        return select(each).select_from(_ANY_SOURCE.join(each, true())).order_by(newest_first).limit(limit)
-
-
 EVENTS = Listing(events.c.event_id, _SELECTED, event_of, b"e")
-QUARANTINE = Listing(quarantine.c.quarantine_id, QUARANTINE_SELECTED, quarantined_of, b"q")
 
 
 class PostgresEvents:
-    """Events and quarantine; `source_id` None means all sources. Any method may raise StorageUnavailable."""
+    """Events; `source_id` None means all sources. Any method may raise StorageUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -133,7 +73,7 @@ class PostgresEvents:
         remembered = select(dedup_keys).where(
             _of_source(dedup_keys.c.source_id, source_id), dedup_keys.c.dedup_key == message_key(message_id)
         )
-        latest = EVENTS.newest(source_id, (), _MESSAGE_ID_SEARCH, _MESSAGE_KEY).subquery("latest")
+        latest = EVENTS.select(source_id, (), _MESSAGE_ID_SEARCH, _MESSAGE_KEY).subquery("latest")
         named = select(latest).where(_is(latest.c.message_id, message_id)).order_by(latest.c.event_id.desc())
         for found in (remembered, named):
             for key in await self._database.rows(found.limit(1)):
@@ -154,17 +94,7 @@ class PostgresEvents:
         size are ignored. Raises ValueError for a page token that is not one of its own.
         """
         conditions = _conditions_of(filters)
-        return await self._page(EVENTS, source_id, conditions, page_size, filters.page_token)
-
-    async def list_quarantined(
-        self, source_id: str | None, reason: str, page_size: int, page_token: str
-    ) -> tuple[list[QuarantinedEvent], str]:
-        """Give a page, as of events. `reason` as in the table (field_missing), "" for all.
-
-        Raises ValueError for a page token that is not one of its own.
-        """
-        conditions = [_is(quarantine.c.reason, reason)] if reason else []
-        return await self._page(QUARANTINE, source_id, conditions, page_size, page_token)
+        return await EVENTS.page(self._database, source_id, conditions, page_size, filters.page_token)
 
     async def count_events(
         self, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime
@@ -181,43 +111,6 @@ class PostgresEvents:
             statement = statement.where(_is(events.c.provenance_site_id, site_id))
         count: int = (await self._database.rows(statement))[0]["count"]
         return count
-
-    async def _page(
-        self,
-        listing: Listing[_Item],
-        source_id: str | None,
-        conditions: Iterable[ColumnElement[bool]],
-        page_size: int,
-        page_token: str,
-    ) -> tuple[list[_Item], str]:
-        before: list[ColumnElement[bool]] = []
-        if page_token:
-            before.append(listing.id_column < _id_of_token(page_token, listing.mark))
-        # One more tells whether there is another page.
-        statement = listing.newest(source_id, [*conditions, *before], page_size + 1)
-        page: list[_Item] = []
-        page_bytes, last_id = 0, ""
-        async with aclosing(self._database.stream(statement)) as rows:
-            async for row in rows:
-                item = listing.item_of(row)
-                page_bytes += item.ByteSize()
-                if page and (len(page) == page_size or page_bytes > _PAGE_BYTES):
-                    return page, _token_of(last_id, listing.mark)
-                page.append(item)
-                last_id = row[listing.id_column.name]
-        return page, ""
-
-
-def _is(column: ColumnElement[str], wanted: str) -> ColumnElement[bool]:
-    # No text in Postgres holds U+0000, and asking for one is an error.
-    return false() if "\0" in wanted else column == wanted
-
-
-def _of_source(column: ColumnElement[str], source_id: str | None) -> ColumnElement[bool]:
-    if source_id is None:
-        return column.in_(select(_ANY_SOURCE.c.source_id))
-    canonical = uuid_text(source_id)
-    return false() if canonical is None else column == canonical
 
 
 def _received_around(event_id: str) -> Iterator[ColumnElement[bool]]:
@@ -259,26 +152,3 @@ def _has_kind(kind: int) -> ColumnElement[bool]:
         return events.c.kind == kind_text(kind)
     except KeyError:
         return false()
-
-
-def _bound(timestamp: Timestamp) -> datetime:
-    try:
-        return datetime_of(timestamp)
-    except OverflowError:
-        return (datetime.max if timestamp.seconds > 0 else datetime.min).replace(tzinfo=UTC)
-
-
-def _token_of(last_id: str, mark: bytes) -> str:
-    return base64.urlsafe_b64encode(mark + uuid.UUID(last_id).bytes).rstrip(b"=").decode()
-
-
-def _id_of_token(token: str, mark: bytes) -> str:
-    try:
-        content = base64.urlsafe_b64decode(f"{token}=")
-        last_id = str(uuid.UUID(bytes=content.removeprefix(mark)))
-    except ValueError as error:
-        raise ValueError("not a page token") from error
-    # One row has one token: base64 alone would let through others, and those of another listing.
-    if _token_of(last_id, mark) != token:
-        raise ValueError("not a page token of this listing")
-    return last_id

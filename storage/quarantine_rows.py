@@ -5,7 +5,7 @@ It must not know why something came.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,8 @@ from polylect.v1.error_reason_pb2 import (
     Rejection,
 )
 from polylect.v1.event_pb2 import Event
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.quarantine_pb2 import Circumstances, QuarantinedEvent
+from sqlalchemy import ColumnElement, func
 from uuid_utils.compat import uuid7
 
 from storage.schema import events, quarantine
@@ -28,6 +29,11 @@ NO_SOURCE = "00000000-0000-0000-0000-000000000000"
 
 SELECTED = tuple(selected(column) for column in quarantine.columns)
 """What to select for `quarantined_of`."""
+
+SIZE_BYTES: ColumnElement[int] = func.octet_length(quarantine.c.raw) + func.coalesce(
+    func.octet_length(quarantine.c.circumstances), 0
+)
+"""How much an entry holds."""
 
 _MESSAGE_LIMIT = 2_000
 _PREFIX = "ERROR_REASON_"
@@ -40,10 +46,22 @@ _COPIED_COLUMN = re.compile(r"^COPY events, line \d+, column (\w+)", re.MULTILIN
 
 _INSERT = """
 INSERT INTO quarantine (source_id, quarantine_id, received_at, reason, message, field, raw,
-                        dialect, endpoint, request_id, client_ip)
+                        dialect, endpoint, request_id, client_ip, circumstances)
 SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::text[], %s::text[], %s::text[],
-                     %b::bytea[], %s::text[], %s::text[], %s::text[], %s::text[])
+                     %b::bytea[], %s::text[], %s::text[], %s::text[], %s::text[], %b::bytea[])
 ON CONFLICT (source_id, quarantine_id) DO NOTHING
+"""
+
+# Locked in the order of the ids; a DELETE takes them as they come.
+_REMOVE = """
+WITH found AS (
+    SELECT source_id, quarantine_id FROM quarantine
+    JOIN unnest(%s::uuid[], %s::uuid[]) AS gone (source_id, quarantine_id) USING (source_id, quarantine_id)
+    ORDER BY source_id, quarantine_id FOR UPDATE OF quarantine
+)
+DELETE FROM quarantine USING found
+WHERE quarantine.source_id = found.source_id AND quarantine.quarantine_id = found.quarantine_id
+RETURNING quarantine.source_id::text, quarantine.quarantine_id::text
 """
 
 
@@ -56,6 +74,15 @@ def insert_quarantined(
     """
     rows = [_row_of(entry, now) for entry in entries]
     connection.execute(_INSERT, [list(column) for column in zip(*rows, strict=True)])
+
+
+def remove_quarantined(
+    connection: psycopg.Connection[Any], keys: Iterable[tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """Remove by source_id and quarantine_id, and give those that were there. Raises the driver's errors."""
+    # In one order, so that workers with entries in common wait for each other and never in a circle.
+    source_ids, quarantine_ids = zip(*sorted(keys), strict=True)
+    return set(connection.execute(_REMOVE, (list(source_ids), list(quarantine_ids))))
 
 
 def unwritable(event: Event, error: Exception) -> QuarantinedEvent:
@@ -97,6 +124,7 @@ def words_of(error: Exception) -> str:
 
 def quarantined_of(row: Mapping[str, Any]) -> QuarantinedEvent:
     """Give the entry of a row selected by SELECTED."""
+    circumstances = row["circumstances"]
     return QuarantinedEvent(
         quarantine_id=row["quarantine_id"],
         source_id=row["source_id"],
@@ -109,6 +137,7 @@ def quarantined_of(row: Mapping[str, Any]) -> QuarantinedEvent:
         endpoint=row["endpoint"] or "",
         request_id=row["request_id"] or "",
         client_ip=row["client_ip"] or "",
+        circumstances=Circumstances.FromString(circumstances) if circumstances is not None else None,
     )
 
 
@@ -126,6 +155,7 @@ def _row_of(entry: QuarantinedEvent, now: datetime) -> tuple[Any, ...]:
         _text(entry.endpoint) or None,
         _text(entry.request_id) or None,
         _text(entry.client_ip) or None,
+        entry.circumstances.SerializeToString() if entry.HasField("circumstances") else None,
     )
 
 
@@ -136,7 +166,7 @@ def reason_text(reason: int) -> str:
 
 
 def reason_of(text: str) -> ErrorReason.ValueType:
-    """Give the reason of its text in a table; unspecified for one that is not known."""
+    """Give the reason of a text in the table; of one a newer version wrote, the unspecified one."""
     number = text.removeprefix(_NAMELESS)
     if number != text and number.isdecimal():
         return ErrorReason.ValueType(int(number))

@@ -24,7 +24,7 @@ from storage.roundtrip import Connection
 
 # Under this zstd saves less disk than it costs time.
 _COMPRESS_FROM_BYTES = 2048
-# What a protobuf EventBatch can't begin with: its fields are 1 and 2.
+# What a protobuf EventBatch can't begin with: its fields are 1 to 3.
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # A batch is bounded by the core's buffers; a frame that claims more is not one of ours.
 _LARGEST_BATCH_BYTES = 1 << 30
@@ -91,6 +91,8 @@ class Claim:
     queue_ids: list[int]
     events: list[Event]
     refused: list[QuarantinedEvent]
+    # Accepted on replay.
+    replayed: list[Event]
     # Nothing more was there to claim.
     emptied: bool
     # Has what came in; what becomes of it is the writer's to add.
@@ -98,7 +100,7 @@ class Claim:
 
     @property
     def items(self) -> int:
-        return max(len(self.events) + len(self.refused), len(self.queue_ids))
+        return max(len(self.events) + len(self.refused) + len(self.replayed), len(self.queue_ids))
 
     def settle(self) -> None:
         """Take it off the queue, for good when the transaction commits. Raises the driver's errors."""
@@ -124,6 +126,7 @@ def claim(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
     queue_ids: list[int] = []
     events: list[Event] = []
     refused: list[QuarantinedEvent] = []
+    replayed: list[Event] = []
     decoded_bytes = 0
     reckoning = Reckoning()
     for queue_id, payload, received in connection.execute(_PAYLOADS, (locked,), binary=True):
@@ -141,11 +144,20 @@ def claim(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
             continue
         events += batch.events
         refused += batch.quarantined
+        replayed += batch.replayed
         reckoning.received.update(_contents(batch) if received is None else decode_received(received))
         decoded_bytes += len(plain)
         if decoded_bytes >= max_bytes:
             break
-    return Claim(connection, queue_ids, events, refused, emptied and len(queue_ids) == len(locked), reckoning)
+    return Claim(
+        connection,
+        queue_ids,
+        events,
+        refused,
+        replayed,
+        emptied and len(queue_ids) == len(locked),
+        reckoning,
+    )
 
 
 def _contents(batch: EventBatch) -> Mapping[Line, int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import psycopg
+from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 
 from storage.quarantine_rows import NO_SOURCE
@@ -65,6 +66,21 @@ class Reckoning:
         self.quarantined.update(
             (entry.source_id, entry.dialect, hour_of(entry.received_at.seconds)) for entry in entries
         )
+
+    def release(self, replayed: Iterable[Event], removed: set[tuple[str, str]]) -> None:
+        """Take replayed events out of the quarantine, as far as their entries (source and id) were removed.
+
+        They were received when their entries were; one whose entry had gone before comes in again.
+        """
+        left = set(removed)
+        for event in replayed:
+            line = event.source_id, event.provenance.dialect, hour_of(event.received_at.seconds)
+            entry = event.source_id, event.event_id
+            if entry in left:
+                left.remove(entry)
+                self.quarantined[line] -= 1
+            else:
+                self.received[line] += 1
 
     def write(self, connection: psycopg.Connection[Any]) -> None:
         """Add to the ledger within the caller's transaction, as its last lock. Raises the driver's errors."""

@@ -231,6 +231,20 @@ quarantine = Table(
     Column("endpoint", Text),
     Column("request_id", Text),
     Column("client_ip", Text),
+    # polylect.v1.Circumstances; null where there are none.
+    Column("circumstances", LargeBinary),
+)
+
+# How many entries were dropped so far.
+quarantine_drops = Table(
+    "quarantine_drops",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    # Because the source had too many, or too large ones.
+    Column("for_room", BigInteger, nullable=False),
+    # Because they were too old.
+    Column("for_age", BigInteger, nullable=False),
+    Column("last_dropped_at", _TIMESTAMP, nullable=False),
 )
 
 # In events: received = stored + duplicate + quarantined + refused. What waits is told by `queue.received`.

@@ -16,7 +16,9 @@ from sqlalchemy import ColumnElement, any_, bindparam, not_
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from storage.database import Database
-from storage.events import EVENTS, QUARANTINE, Listing
+from storage.events import EVENTS
+from storage.listing import Listing
+from storage.quarantine import QUARANTINE
 from storage.refusals import REFUSALS_SELECTED, refusal_of
 from storage.schema import events, refusals
 from storage.values import EPOCH
@@ -68,7 +70,7 @@ class PostgresTail:
         conditions: list[ColumnElement[bool]],
         limit: int,
     ) -> list[_Item]:
-        rows = await self._database.rows(listing.newest(source_id, conditions, limit))
+        rows = await self._database.rows(listing.select(source_id, conditions, limit))
         return [listing.item_of(row) for row in reversed(rows)]
 
 

@@ -41,3 +41,9 @@ def selected(column: Column[Any]) -> ColumnElement[Any]:
         return func.host(column).label(column.name)
     # Parsed, JSON would lose digits: 1.10 would be 1.1.
     return cast(column, Text).label(column.name) if isinstance(column.type, JSONB | UUID) else column
+
+
+def first_uuid7(moment: datetime) -> str:
+    """Give what no UUIDv7 made at that moment or later is below. Before 1970 it is the first of all."""
+    milliseconds = max(0, (moment - EPOCH) // timedelta(milliseconds=1))
+    return str(uuid.UUID(int=min(milliseconds, (1 << 48) - 1) << 80))

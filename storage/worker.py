@@ -20,6 +20,7 @@ import structlog
 from storage.enrich import Enricher
 from storage.errors import StorageUnavailable, driver_errors_wrapped
 from storage.partitions import Partitions
+from storage.quarantine_bounds import QuarantineBounds
 from storage.queue import Claim, claim, is_waiting
 from storage.retention import Retention
 from storage.writer import Clock, Connection, Tally, Writer
@@ -49,6 +50,11 @@ class WorkerOptions:
     dedup_window_seconds: int = 7 * 86_400
     # After how many days events are dropped. 0: never.
     retention_days: int = 0
+    # After how many days quarantined events are dropped, no later than events are. 0: not for their age.
+    quarantine_days: int = 30
+    # What the quarantine holds of a source; the oldest beyond are dropped.
+    quarantine_max_events: int = 100_000
+    quarantine_max_bytes: int = 256 << 20
     # A claim takes whole queue rows, one at least, until it has so many items, or bytes.
     claim_items: int = 2_000
     claim_bytes: int = 4 << 20
@@ -76,7 +82,14 @@ class Worker:
         self._connect = connect
         self._partitions = Partitions(connect)
         self._retention = Retention(connect, self._partitions, options.retention_days, dedup_window)
-        self._writer = Writer(Enricher(), self._partitions, dedup_window, clock)
+        self._quarantine = QuarantineBounds(
+            connect,
+            options.quarantine_max_events,
+            options.quarantine_max_bytes,
+            # What was refused is not kept when what was accepted is gone, nor could a replay store it.
+            min(filter(None, (options.quarantine_days, options.retention_days)), default=0),
+        )
+        self._writer = Writer(Enricher(), self._partitions, dedup_window, clock, self._quarantine.note)
         self._connection: Connection | None = None
         self._next_maintenance = datetime.min.replace(tzinfo=UTC)
         self._next_trim = self._next_maintenance
@@ -104,7 +117,8 @@ class Worker:
         """
         now = self._clock()
         self._partitions.make_ahead(now.date())
-        if self._retention.apply(now):
+        # Both, whatever the one says.
+        if self._retention.apply(now) & self._quarantine.apply(now):
             self._next_maintenance = now + timedelta(seconds=self._options.maintenance_seconds)
 
     def trim(self) -> None:
@@ -148,11 +162,14 @@ class Worker:
 
     def _maintain_if_due(self) -> None:
         now = self._clock()
+        pressed = self._quarantine.pressed()
         try:
             if now >= self._next_trim:
                 self.trim()
             if now >= self._next_maintenance:
                 self.maintain()
+            elif pressed:
+                self._quarantine.apply(now, pressed)
         except StorageUnavailable as error:
             # Mostly a reader that holds a partition to be dropped; what matters meanwhile is the queue.
             log.warning("maintenance_failed", error=str(error))
@@ -177,7 +194,11 @@ class Worker:
                     if claimed is None:
                         return None
                     tally = self._writer.write(
-                        self._connection, claimed.events, claimed.refused, claimed.reckoning
+                        self._connection,
+                        claimed.events,
+                        claimed.refused,
+                        claimed.reckoning,
+                        replayed=claimed.replayed,
                     )
                     claimed.settle()
                     # Last: every worker adds to the same few rows, and waits for who has them.

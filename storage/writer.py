@@ -7,6 +7,7 @@ how the one bad event among thousands is found. It must not know of the queue.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from itertools import chain
 from typing import Any, NamedTuple
 
 import psycopg
@@ -19,12 +20,14 @@ from storage.duplicates import insert_duplicates
 from storage.enrich import Enricher
 from storage.group_links import insert_group_links
 from storage.partitions import Partitions
-from storage.quarantine_rows import insert_quarantined, unwritable, words_of
+from storage.quarantine_rows import insert_quarantined, remove_quarantined, unwritable, words_of
 from storage.reckoning import Line, Reckoning, hour_of
 from storage.rows import COLUMNS, COPY, Row, row_of, write_rows
 
 Clock = Callable[[], datetime]
 Connection = psycopg.Connection[Any]
+NoteQuarantined = Callable[[Sequence[QuarantinedEvent]], None]
+"""Hears of entries as they are written; their transaction may yet fail."""
 
 _RECEIVED_AT = COLUMNS.index("received_at")
 _DIALECT = COLUMNS.index("provenance_dialect")
@@ -134,9 +137,15 @@ class Writer:
     """Writes events within its caller's transaction; never commits."""
 
     def __init__(
-        self, enricher: Enricher, partitions: Partitions, dedup_window: timedelta, clock: Clock
+        self,
+        enricher: Enricher,
+        partitions: Partitions,
+        dedup_window: timedelta,
+        clock: Clock,
+        note_quarantined: NoteQuarantined = lambda _: None,
     ) -> None:
         """Take what it works with; a `dedup_window` of zero stores every event."""
+        self._note_quarantined = note_quarantined
         self._clock = clock
         self._enricher = enricher
         self._partitions = partitions
@@ -149,21 +158,32 @@ class Writer:
         events: Iterable[Event],
         refused: Iterable[QuarantinedEvent],
         reckoning: Reckoning | None = None,
+        *,
+        replayed: Sequence[Event] = (),
     ) -> Tally:
         """Store `events` in their order, changing them; quarantine `refused` and what can't be stored.
 
-        What became of each is added to `reckoning`.
+        The same with `replayed`, after them, whose entries leave the quarantine: a replayed event has its
+        entry's id, so that one that is there already is a duplicate. What became of each is added to
+        `reckoning`.
 
         Raises the driver's errors, or StorageUnavailable, for what is no event's fault: the transaction must
         then be rolled back, and may be done again.
         """
         claim = _Claim(connection, list(refused), reckoning or Reckoning())
-        prepared = self._prepare(claim, events)
+        prepared = self._prepare(claim, chain(events, replayed))
         if prepared:
             self._partitions.ensure(_days_of(prepared))
             self._store(claim, prepared)
+        if replayed:
+            # Before what can't be stored comes in: that gets the entry it had, anew.
+            removed = remove_quarantined(
+                connection, {(event.source_id, event.event_id) for event in replayed}
+            )
+            claim.reckoning.release(replayed, removed)
         if claim.refused:
             insert_quarantined(connection, claim.refused, self._clock())
+            self._note_quarantined(claim.refused)
             claim.tally.quarantined = len(claim.refused)
             # What has no id is no event but a row of the queue, reckoned when it was claimed.
             claim.reckoning.quarantine(entry for entry in claim.refused if entry.quarantine_id)

@@ -19,12 +19,13 @@ from polylect.v1 import source_pb2
 from polylect.v1.event_pb2 import Event
 from polylect.v1.ingest_pb2 import KeyKind
 from polylect.v1.ingest_pb2_grpc import IngestServiceStub
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.quarantine_pb2 import QuarantinedEvent, QuarantineFilter
 from polylect.v1.query_pb2 import ListEventsRequest
 from polylect.v1.source_pb2_grpc import SourceServiceStub
 from uvicorn import Config
 
 from core_service.server import CoreOptions, Stores, open_stores, start_core
+from polylect_cli.translating import load_translator
 from rest_facade.app import create_app
 from rest_facade.connections import FacadeProtocol
 from rest_facade.dialects import DIALECTS
@@ -141,9 +142,10 @@ class Stack:
         assert not rest
         return found[::-1]
 
-    async def quarantined(self, reason: str = "") -> list[QuarantinedEvent]:
+    async def quarantined(self, reason: int = 0) -> list[QuarantinedEvent]:
         """Give all quarantined events in the order of receipt, or those of one reason."""
-        found, rest = await self.stores.events.list_quarantined(None, reason, 2_000, "")
+        wanted = QuarantineFilter(reason=reason)  # type: ignore[arg-type]
+        found, rest = await self.stores.quarantine.list_entries(None, wanted, 2_000, "")
         assert not rest
         return found[::-1]
 
@@ -193,7 +195,7 @@ async def running_stack(
     )
     async with contextlib.AsyncExitStack() as context:
         stores = await context.enter_async_context(open_stores(options))
-        core_port = await context.enter_async_context(start_core(stores, options, clock))
+        core_port = await context.enter_async_context(start_core(stores, options, clock, load_translator))
         address = f"127.0.0.1:{core_port}"
         channel = await context.enter_async_context(grpc.aio.insecure_channel(address))
         facade = FacadeOptions(

@@ -15,6 +15,7 @@ from case_file import case_paths, read_case
 from conformance_stack import Clock, Reply, Stack, read_reply, running_stack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from polylect.v1.error_reason_pb2 import ErrorReason
 
 from polylect_cli.case_request import filled
 from rest_facade.dialects import DIALECTS
@@ -362,4 +363,4 @@ async def test_the_server_goes_on_and_everything_taken_is_stored(shared: Stack) 
     await shared.settle()
     assert (await shared.events())[-1].name == "good"
     # None that the core should have refused.
-    assert await shared.quarantined("unwritable") == []
+    assert await shared.quarantined(ErrorReason.ERROR_REASON_UNWRITABLE) == []

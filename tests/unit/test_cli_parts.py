@@ -31,6 +31,9 @@ EVERYTHING = {
     "POLYLECT_TRUSTED_PROXIES": "10.0.0.0/8,::1/128",
     "POLYLECT_DEDUP_WINDOW_DAYS": "2",
     "POLYLECT_RETENTION_DAYS": "90",
+    "POLYLECT_QUARANTINE_DAYS": "3",
+    "POLYLECT_QUARANTINE_MAX_EVENTS": "1000",
+    "POLYLECT_QUARANTINE_MAX_MIB": "16",
     "POLYLECT_CORE_ADDRESS": "core.example:50051",
     "POLYLECT_GRPC_TLS_CERT": "/tls/cert.pem",
     "POLYLECT_GRPC_TLS_KEY": "/tls/key.pem",
@@ -94,6 +97,9 @@ def test_worker_gets_its_options(plan: Plan) -> None:
         database_url="postgresql://ann:hush@db.example/events",
         dedup_window_seconds=172_800,
         retention_days=90,
+        quarantine_days=3,
+        quarantine_max_events=1000,
+        quarantine_max_bytes=16 << 20,
     )
 
 

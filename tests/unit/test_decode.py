@@ -86,6 +86,25 @@ def test_a_secret_in_the_body_stays_out_of_the_quarantine(body: bytes) -> None:
     assert request.items[0].raw == b'{"type":"event","data":{"a":1.10}}'
 
 
+def test_members_beside_a_batch_travel_for_the_quarantine_without_the_credential() -> None:
+    body = b'{"batch":[{"type":"page"}],"write\\u004bey":"dk_1","sentAt": 1.10,"userId":"u"}'
+    request, as_batch = _decode("/v1/batch", body)
+    assert as_batch
+    assert (request.credential, request.envelope) == ("dk_1", b'{"sentAt":1.10,"userId":"u"}')
+    request, _ = _decode("/v1/batch", b'{"batch":[{"type":"page"}],"writeKey":"dk_1"}')
+    assert (request.HasField("envelope"), request.envelope) == (True, b"")
+    request, _ = _decode("/v1/p", _PAGE)
+    assert not request.HasField("envelope")
+
+
+def test_what_makes_an_event_beside_its_json_travels_with_a_rejection_only() -> None:
+    headers = {"user-agent": "agent"}
+    request, _ = _decode("/v1/p", _PAGE, headers, cookie_id="c-1")
+    assert (request.user_agent, request.cookie_id) == ("", "")
+    request, _ = _decode("/v1/p", b'{"type":"page","name":7,"a":"\\u0000"}', headers, cookie_id="c-1")
+    assert (request.user_agent, request.cookie_id, request.items[0].sanitized) == ("agent", "c-1", True)
+
+
 def test_a_wrong_shape_travels_with_its_kind() -> None:
     request, as_batch = _decode("/api/ingest", b'{"type":"revenue","data":{}}')
     item = request.items[0]
@@ -98,6 +117,7 @@ def test_a_wrong_shape_travels_with_its_kind() -> None:
         },
         "raw": "eyJ0eXBlIjoicmV2ZW51ZSIsImRhdGEiOnt9fQ==",
         "kind": "EVENT_KIND_REVENUE",
+        "fingerprint_visitor": True,
     }
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from polylect_cli import settings
 from polylect_cli.lifecycle import make_plan
-from polylect_cli.settings import SettingsError, describe, load_settings, token
+from polylect_cli.settings import SettingsError, describe, load_settings
+from polylect_cli.tokens import token
 
 
 @pytest.fixture(autouse=True)

@@ -351,6 +351,9 @@ class ClientRequest(_message.Message):
     DIALECT_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     FROM_BROWSER_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    USER_AGENT_FIELD_NUMBER: _builtins.int
+    COOKIE_ID_FIELD_NUMBER: _builtins.int
     credential: _builtins.str
     """The key as the client gave it. Empty when it gave none."""
     origin: _builtins.str
@@ -369,6 +372,16 @@ class ClientRequest(_message.Message):
     """Whether a browser sent it (it had an Origin): a secret key in one is logged as
     a warning.
     """
+    envelope: _builtins.bytes
+    """Present where the items are events of a batch: a JSON object of the members beside
+    the list, without the credential; empty when there are none. For quarantine.
+    """
+    user_agent: _builtins.str
+    """The User-Agent header, at most 2,048 characters, where an item is a rejection. For
+    quarantine.
+    """
+    cookie_id: _builtins.str
+    """The first-party visitor cookie, where an item is a rejection. For quarantine."""
     @_builtins.property
     def accepted_kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___KeyKind.ValueType]:
         """Kinds of key the endpoint takes. A key of another kind is invalid here."""
@@ -408,12 +421,17 @@ class ClientRequest(_message.Message):
         dialect: _builtins.str = ...,
         endpoint: _builtins.str = ...,
         from_browser: _builtins.bool = ...,
+        envelope: _builtins.bytes | None = ...,
+        user_agent: _builtins.str = ...,
+        cookie_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota", "received_at", b"received_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "envelope", b"envelope", "quota", b"quota", "received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_kinds", b"accepted_kinds", "client_ip", b"client_ip", "credential", b"credential", "dialect", b"dialect", "endpoint", b"endpoint", "from_browser", b"from_browser", "items", b"items", "max_age_seconds", b"max_age_seconds", "origin", b"origin", "quota", b"quota", "received_at", b"received_at", "request_id", b"request_id", "vendor_ids", b"vendor_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "accepted_kinds", b"accepted_kinds", "client_ip", b"client_ip", "cookie_id", b"cookie_id", "credential", b"credential", "dialect", b"dialect", "endpoint", b"endpoint", "envelope", b"envelope", "from_browser", b"from_browser", "items", b"items", "max_age_seconds", b"max_age_seconds", "origin", b"origin", "quota", b"quota", "received_at", b"received_at", "request_id", b"request_id", "user_agent", b"user_agent", "vendor_ids", b"vendor_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__envelope: _TypeAlias = _typing.Literal["envelope"]  # noqa: Y015
+    _WhichOneofArgType__envelope: _TypeAlias = _typing.Literal["_envelope", b"_envelope"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__envelope) -> _WhichOneofReturnType__envelope | None: ...
 
 Global___ClientRequest: _TypeAlias = ClientRequest  # noqa: Y015
 
@@ -428,16 +446,20 @@ class ClientItem(_message.Message):
     RAW_FIELD_NUMBER: _builtins.int
     FINGERPRINT_VISITOR_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    SANITIZED_FIELD_NUMBER: _builtins.int
     raw: _builtins.bytes
     """The JSON the client sent for this event, for quarantine."""
     fingerprint_visitor: _builtins.bool
     """Make the anonymous id: SHA-256 over client address, User-Agent, source and
-    a salt of the day that is deleted after it.
+    a salt of the day that is deleted after it. With a `rejection`: make it, for
+    quarantine.
     """
     kind: _event_pb2.EventKind.ValueType
     """With a `rejection`: the kind the client named, where it could be told, so that a
     missing permission is answered before a wrong shape. Not looked at with an `event`.
     """
+    sanitized: _builtins.bool
+    """With a `rejection`: U+0000 was taken out of `raw`. For quarantine."""
     @_builtins.property
     def event(self) -> _event_pb2.Event:
         """It has the right shape."""
@@ -454,10 +476,11 @@ class ClientItem(_message.Message):
         raw: _builtins.bytes = ...,
         fingerprint_visitor: _builtins.bool = ...,
         kind: _event_pb2.EventKind.ValueType = ...,
+        sanitized: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "item", b"item", "rejection", b"rejection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "fingerprint_visitor", b"fingerprint_visitor", "item", b"item", "kind", b"kind", "raw", b"raw", "rejection", b"rejection"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "fingerprint_visitor", b"fingerprint_visitor", "item", b"item", "kind", b"kind", "raw", b"raw", "rejection", b"rejection", "sanitized", b"sanitized"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["event", "rejection"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015

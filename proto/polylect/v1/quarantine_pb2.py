@@ -26,19 +26,47 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from polylect.v1 import error_reason_pb2 as polylect_dot_v1_dot_error__reason__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpolylect/v1/quarantine.proto\x12\x0bpolylect.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epolylect/v1/error_reason.proto\"n\n\x0bListRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.polylect.v1.ErrorReason\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"V\n\x0cListResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.polylect.v1.QuarantinedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xef\x01\n\x10QuarantinedEvent\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\x12\x11\n\tsource_id\x18\x02 \x01(\t\x12)\n\trejection\x18\x03 \x01(\x0b\x32\x16.polylect.v1.Rejection\x12\x0b\n\x03raw\x18\x04 \x01(\x0c\x12/\n\x0breceived_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64ialect\x18\x06 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x11\n\tclient_ip\x18\t \x01(\t2P\n\x11QuarantineService\x12;\n\x04List\x12\x18.polylect.v1.ListRequest\x1a\x19.polylect.v1.ListResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpolylect/v1/quarantine.proto\x12\x0bpolylect.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epolylect/v1/error_reason.proto\"\xd7\x01\n\x10QuarantineFilter\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.polylect.v1.ErrorReason\x12\x0f\n\x07\x64ialect\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x31\n\rreceived_from\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0ereceived_until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66ield\x18\x06 \x01(\t\"\x89\x02\n\x0bListRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.polylect.v1.ErrorReason\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x31\n\rreceived_from\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0ereceived_until\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66ield\x18\t \x01(\t\"V\n\x0cListResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.polylect.v1.QuarantinedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\nGetRequest\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\";\n\x0bGetResponse\x12,\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.polylect.v1.QuarantinedEvent\"\"\n\x10SummarizeRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\"D\n\x11SummarizeResponse\x12/\n\x07sources\x18\x01 \x03(\x0b\x32\x1e.polylect.v1.QuarantineSummary\"\x88\x02\n\x11QuarantineSummary\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12)\n\x07reasons\x18\x02 \x03(\x0b\x32\x18.polylect.v1.ReasonCount\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x36\n\x12oldest_received_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12latest_received_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64ropped_for_room\x18\x06 \x01(\x04\x12\x17\n\x0f\x64ropped_for_age\x18\x07 \x01(\x04\"F\n\x0bReasonCount\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.polylect.v1.ErrorReason\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\x9a\x01\n\rReplayRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12-\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1d.polylect.v1.QuarantineFilter\x12\x16\n\x0equarantine_ids\x18\x03 \x03(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\r\n\x05limit\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\"\x7f\n\x0eReplayResponse\x12\x13\n\x0bwould_store\x18\x01 \x01(\x04\x12\x0e\n\x06stored\x18\x02 \x01(\x04\x12/\n\rstill_refused\x18\x03 \x03(\x0b\x32\x18.polylect.v1.ReasonCount\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x85\x01\n\x0e\x44iscardRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12-\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1d.polylect.v1.QuarantineFilter\x12\x16\n\x0equarantine_ids\x18\x03 \x03(\t\x12\x0b\n\x03\x61ll\x18\x04 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\";\n\x0f\x44iscardResponse\x12\x15\n\rwould_discard\x18\x01 \x01(\x04\x12\x11\n\tdiscarded\x18\x02 \x01(\x04\"\xa2\x02\n\x10QuarantinedEvent\x12\x15\n\rquarantine_id\x18\x01 \x01(\t\x12\x11\n\tsource_id\x18\x02 \x01(\t\x12)\n\trejection\x18\x03 \x01(\x0b\x32\x16.polylect.v1.Rejection\x12\x0b\n\x03raw\x18\x04 \x01(\x0c\x12/\n\x0breceived_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64ialect\x18\x06 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x11\n\tclient_ip\x18\t \x01(\t\x12\x31\n\rcircumstances\x18\n \x01(\x0b\x32\x1a.polylect.v1.Circumstances\"\xf3\x01\n\rCircumstances\x12\x15\n\x08\x65nvelope\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\nuser_agent\x18\x02 \x01(\t\x12\x11\n\tcookie_id\x18\x03 \x01(\t\x12=\n\nvendor_ids\x18\x04 \x03(\x0b\x32).polylect.v1.Circumstances.VendorIdsEntry\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12\x11\n\tsanitized\x18\x06 \x01(\x08\x1a\x30\n\x0eVendorIdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_envelope2\xdf\x02\n\x11QuarantineService\x12;\n\x04List\x12\x18.polylect.v1.ListRequest\x1a\x19.polylect.v1.ListResponse\x12\x38\n\x03Get\x12\x17.polylect.v1.GetRequest\x1a\x18.polylect.v1.GetResponse\x12J\n\tSummarize\x12\x1d.polylect.v1.SummarizeRequest\x1a\x1e.polylect.v1.SummarizeResponse\x12\x41\n\x06Replay\x12\x1a.polylect.v1.ReplayRequest\x1a\x1b.polylect.v1.ReplayResponse\x12\x44\n\x07\x44iscard\x12\x1b.polylect.v1.DiscardRequest\x1a\x1c.polylect.v1.DiscardResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'polylect.v1.quarantine_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTREQUEST']._serialized_start=110
-  _globals['_LISTREQUEST']._serialized_end=220
-  _globals['_LISTRESPONSE']._serialized_start=222
-  _globals['_LISTRESPONSE']._serialized_end=308
-  _globals['_QUARANTINEDEVENT']._serialized_start=311
-  _globals['_QUARANTINEDEVENT']._serialized_end=550
-  _globals['_QUARANTINESERVICE']._serialized_start=552
-  _globals['_QUARANTINESERVICE']._serialized_end=632
+  _globals['_CIRCUMSTANCES_VENDORIDSENTRY']._loaded_options = None
+  _globals['_CIRCUMSTANCES_VENDORIDSENTRY']._serialized_options = b'8\001'
+  _globals['_QUARANTINEFILTER']._serialized_start=111
+  _globals['_QUARANTINEFILTER']._serialized_end=326
+  _globals['_LISTREQUEST']._serialized_start=329
+  _globals['_LISTREQUEST']._serialized_end=594
+  _globals['_LISTRESPONSE']._serialized_start=596
+  _globals['_LISTRESPONSE']._serialized_end=682
+  _globals['_GETREQUEST']._serialized_start=684
+  _globals['_GETREQUEST']._serialized_end=735
+  _globals['_GETRESPONSE']._serialized_start=737
+  _globals['_GETRESPONSE']._serialized_end=796
+  _globals['_SUMMARIZEREQUEST']._serialized_start=798
+  _globals['_SUMMARIZEREQUEST']._serialized_end=832
+  _globals['_SUMMARIZERESPONSE']._serialized_start=834
+  _globals['_SUMMARIZERESPONSE']._serialized_end=902
+  _globals['_QUARANTINESUMMARY']._serialized_start=905
+  _globals['_QUARANTINESUMMARY']._serialized_end=1169
+  _globals['_REASONCOUNT']._serialized_start=1171
+  _globals['_REASONCOUNT']._serialized_end=1241
+  _globals['_REPLAYREQUEST']._serialized_start=1244
+  _globals['_REPLAYREQUEST']._serialized_end=1398
+  _globals['_REPLAYRESPONSE']._serialized_start=1400
+  _globals['_REPLAYRESPONSE']._serialized_end=1527
+  _globals['_DISCARDREQUEST']._serialized_start=1530
+  _globals['_DISCARDREQUEST']._serialized_end=1663
+  _globals['_DISCARDRESPONSE']._serialized_start=1665
+  _globals['_DISCARDRESPONSE']._serialized_end=1724
+  _globals['_QUARANTINEDEVENT']._serialized_start=1727
+  _globals['_QUARANTINEDEVENT']._serialized_end=2017
+  _globals['_CIRCUMSTANCES']._serialized_start=2020
+  _globals['_CIRCUMSTANCES']._serialized_end=2263
+  _globals['_CIRCUMSTANCES_VENDORIDSENTRY']._serialized_start=2202
+  _globals['_CIRCUMSTANCES_VENDORIDSENTRY']._serialized_end=2250
+  _globals['_QUARANTINESERVICE']._serialized_start=2266
+  _globals['_QUARANTINESERVICE']._serialized_end=2617
 # @@protoc_insertion_point(module_scope)

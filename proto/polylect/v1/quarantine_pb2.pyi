@@ -21,6 +21,54 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class QuarantineFilter(_message.Message):
+    """Which entries of a source; what is not set does not matter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    DIALECT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RECEIVED_FROM_FIELD_NUMBER: _builtins.int
+    RECEIVED_UNTIL_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    reason: _error_reason_pb2.ErrorReason.ValueType
+    """This reason only."""
+    dialect: _builtins.str
+    """Those that came through this dialect: pulsora, pulse, apex, datafly or grpc."""
+    request_id: _builtins.str
+    """Those of this request."""
+    field: _builtins.str
+    """Those whose rejection is about this field, as the client calls it."""
+    @_builtins.property
+    def received_from(self) -> _timestamp_pb2.Timestamp:
+        """Those received at this moment or later. Clocks of facade and core may differ by an
+        hour.
+        """
+
+    @_builtins.property
+    def received_until(self) -> _timestamp_pb2.Timestamp:
+        """Those received before this moment."""
+
+    def __init__(
+        self,
+        *,
+        reason: _error_reason_pb2.ErrorReason.ValueType = ...,
+        dialect: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        received_from: _timestamp_pb2.Timestamp | None = ...,
+        received_until: _timestamp_pb2.Timestamp | None = ...,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["received_from", b"received_from", "received_until", b"received_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "field", b"field", "reason", b"reason", "received_from", b"received_from", "received_until", b"received_until", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantineFilter: _TypeAlias = QuarantineFilter  # noqa: Y015
+
+@_typing.final
 class ListRequest(_message.Message):
     """Asks for quarantined events."""
 
@@ -30,6 +78,11 @@ class ListRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DIALECT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RECEIVED_FROM_FIELD_NUMBER: _builtins.int
+    RECEIVED_UNTIL_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Name or source_id. Default: the credential's own; for the admin, all."""
     reason: _error_reason_pb2.ErrorReason.ValueType
@@ -40,6 +93,20 @@ class ListRequest(_message.Message):
     """
     page_token: _builtins.str
     """`next_page_token` of the page before."""
+    dialect: _builtins.str
+    """As in QuarantineFilter."""
+    request_id: _builtins.str
+    """As in QuarantineFilter."""
+    field: _builtins.str
+    """As in QuarantineFilter."""
+    @_builtins.property
+    def received_from(self) -> _timestamp_pb2.Timestamp:
+        """As in QuarantineFilter."""
+
+    @_builtins.property
+    def received_until(self) -> _timestamp_pb2.Timestamp:
+        """As in QuarantineFilter."""
+
     def __init__(
         self,
         *,
@@ -47,10 +114,15 @@ class ListRequest(_message.Message):
         reason: _error_reason_pb2.ErrorReason.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        dialect: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        received_from: _timestamp_pb2.Timestamp | None = ...,
+        received_until: _timestamp_pb2.Timestamp | None = ...,
+        field: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["received_from", b"received_from", "received_until", b"received_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "reason", b"reason", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "field", b"field", "page_size", b"page_size", "page_token", b"page_token", "reason", b"reason", "received_from", b"received_from", "received_until", b"received_until", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -85,6 +157,338 @@ class ListResponse(_message.Message):
 Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
 
 @_typing.final
+class GetRequest(_message.Message):
+    """Asks for one quarantined event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUARANTINE_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    quarantine_id: _builtins.str
+    """The entry's id."""
+    source: _builtins.str
+    """Name or source_id. Default: the credential's own; for the admin, any."""
+    def __init__(
+        self,
+        *,
+        quarantine_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quarantine_id", b"quarantine_id", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRequest: _TypeAlias = GetRequest  # noqa: Y015
+
+@_typing.final
+class GetResponse(_message.Message):
+    """One quarantined event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___QuarantinedEvent:
+        """As it lies there."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___QuarantinedEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetResponse: _TypeAlias = GetResponse  # noqa: Y015
+
+@_typing.final
+class SummarizeRequest(_message.Message):
+    """Asks how much is in quarantine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Name or source_id. Default: the credential's own; for the admin, all."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeRequest: _TypeAlias = SummarizeRequest  # noqa: Y015
+
+@_typing.final
+class SummarizeResponse(_message.Message):
+    """How much is in quarantine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantineSummary]:
+        """By source_id; those of which nothing is there and nothing was dropped are left
+        out.
+        """
+
+    def __init__(
+        self,
+        *,
+        sources: _abc.Iterable[Global___QuarantineSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeResponse: _TypeAlias = SummarizeResponse  # noqa: Y015
+
+@_typing.final
+class QuarantineSummary(_message.Message):
+    """How much of one source is in quarantine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_ID_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    OLDEST_RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    LATEST_RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    DROPPED_FOR_ROOM_FIELD_NUMBER: _builtins.int
+    DROPPED_FOR_AGE_FIELD_NUMBER: _builtins.int
+    source_id: _builtins.str
+    """The source; 00000000-0000-0000-0000-000000000000 for what has none, which only the
+    admin sees.
+    """
+    size_bytes: _builtins.int
+    """Bytes of what the entries hold."""
+    dropped_for_room: _builtins.int
+    """Entries dropped so far because the source had too many."""
+    dropped_for_age: _builtins.int
+    """Entries dropped so far because they were too old."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReasonCount]:
+        """Entries by reason, most first."""
+
+    @_builtins.property
+    def oldest_received_at(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest was received. Absent when there is none."""
+
+    @_builtins.property
+    def latest_received_at(self) -> _timestamp_pb2.Timestamp:
+        """When the latest was received. Absent when there is none."""
+
+    def __init__(
+        self,
+        *,
+        source_id: _builtins.str = ...,
+        reasons: _abc.Iterable[Global___ReasonCount] | None = ...,
+        size_bytes: _builtins.int = ...,
+        oldest_received_at: _timestamp_pb2.Timestamp | None = ...,
+        latest_received_at: _timestamp_pb2.Timestamp | None = ...,
+        dropped_for_room: _builtins.int = ...,
+        dropped_for_age: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latest_received_at", b"latest_received_at", "oldest_received_at", b"oldest_received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_for_age", b"dropped_for_age", "dropped_for_room", b"dropped_for_room", "latest_received_at", b"latest_received_at", "oldest_received_at", b"oldest_received_at", "reasons", b"reasons", "size_bytes", b"size_bytes", "source_id", b"source_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantineSummary: _TypeAlias = QuarantineSummary  # noqa: Y015
+
+@_typing.final
+class ReasonCount(_message.Message):
+    """How many of one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    reason: _error_reason_pb2.ErrorReason.ValueType
+    """The reason."""
+    count: _builtins.int
+    """How many; never 0."""
+    def __init__(
+        self,
+        *,
+        reason: _error_reason_pb2.ErrorReason.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReasonCount: _TypeAlias = ReasonCount  # noqa: Y015
+
+@_typing.final
+class ReplayRequest(_message.Message):
+    """Asks to judge entries again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    QUARANTINE_IDS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Name or source_id. Required."""
+    dry_run: _builtins.bool
+    """Judge only: store nothing."""
+    limit: _builtins.int
+    """Judge at most so many in this call; the answer's page token leads on. Default and
+    most: 1,000.
+    """
+    page_token: _builtins.str
+    """`next_page_token` of the call before, with the same selection."""
+    @_builtins.property
+    def filter(self) -> Global___QuarantineFilter:
+        """Only those. Default: all of the source. Not with `quarantine_ids`."""
+
+    @_builtins.property
+    def quarantine_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only those, at most 1,000; ids that are not there are left out."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        filter: Global___QuarantineFilter | None = ...,
+        quarantine_ids: _abc.Iterable[_builtins.str] | None = ...,
+        dry_run: _builtins.bool = ...,
+        limit: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "limit", b"limit", "page_token", b"page_token", "quarantine_ids", b"quarantine_ids", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayRequest: _TypeAlias = ReplayRequest  # noqa: Y015
+
+@_typing.final
+class ReplayResponse(_message.Message):
+    """What became of the entries judged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WOULD_STORE_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    STILL_REFUSED_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    would_store: _builtins.int
+    """How many would be stored. 0 unless `dry_run`."""
+    stored: _builtins.int
+    """How many are durable now. 0 with `dry_run`."""
+    next_page_token: _builtins.str
+    """Leads to the entries not judged yet. Empty when there are none."""
+    @_builtins.property
+    def still_refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReasonCount]:
+        """Those refused again, by the reason they have now, most first."""
+
+    def __init__(
+        self,
+        *,
+        would_store: _builtins.int = ...,
+        stored: _builtins.int = ...,
+        still_refused: _abc.Iterable[Global___ReasonCount] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "still_refused", b"still_refused", "stored", b"stored", "would_store", b"would_store"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayResponse: _TypeAlias = ReplayResponse  # noqa: Y015
+
+@_typing.final
+class DiscardRequest(_message.Message):
+    """Asks to delete entries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    QUARANTINE_IDS_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Name or source_id, for what has no source its id of zeros. Required."""
+    all: _builtins.bool
+    """Everything of the source: needed where neither a filter nor ids are given, and
+    not taken beside them.
+    """
+    dry_run: _builtins.bool
+    """Count only: delete nothing."""
+    @_builtins.property
+    def filter(self) -> Global___QuarantineFilter:
+        """Only those. Not with `quarantine_ids`."""
+
+    @_builtins.property
+    def quarantine_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only those, at most 1,000; ids that are not there are left out."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        filter: Global___QuarantineFilter | None = ...,
+        quarantine_ids: _abc.Iterable[_builtins.str] | None = ...,
+        all: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "dry_run", b"dry_run", "filter", b"filter", "quarantine_ids", b"quarantine_ids", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardRequest: _TypeAlias = DiscardRequest  # noqa: Y015
+
+@_typing.final
+class DiscardResponse(_message.Message):
+    """How many were deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WOULD_DISCARD_FIELD_NUMBER: _builtins.int
+    DISCARDED_FIELD_NUMBER: _builtins.int
+    would_discard: _builtins.int
+    """How many would be deleted. 0 unless `dry_run`."""
+    discarded: _builtins.int
+    """How many are deleted. 0 with `dry_run`."""
+    def __init__(
+        self,
+        *,
+        would_discard: _builtins.int = ...,
+        discarded: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discarded", b"discarded", "would_discard", b"would_discard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardResponse: _TypeAlias = DiscardResponse  # noqa: Y015
+
+@_typing.final
 class QuarantinedEvent(_message.Message):
     """One refused event."""
 
@@ -99,13 +503,14 @@ class QuarantinedEvent(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CLIENT_IP_FIELD_NUMBER: _builtins.int
+    CIRCUMSTANCES_FIELD_NUMBER: _builtins.int
     quarantine_id: _builtins.str
     """UUIDv7, set by the core."""
     source_id: _builtins.str
     """The source whose key came with it."""
     raw: _builtins.bytes
-    """What the client sent for this event; for one that could not be written, the
-    canonical event's protobuf bytes.
+    """The JSON the client sent for this event. For one that came over gRPC the Event's
+    protobuf bytes, for one that could not be written the canonical event's.
     """
     dialect: _builtins.str
     """The dialect it came through."""
@@ -123,6 +528,10 @@ class QuarantinedEvent(_message.Message):
     def received_at(self) -> _timestamp_pb2.Timestamp:
         """When it was received."""
 
+    @_builtins.property
+    def circumstances(self) -> Global___Circumstances:
+        """What else of its request would have made the event. Absent where nothing would."""
+
     def __init__(
         self,
         *,
@@ -135,11 +544,85 @@ class QuarantinedEvent(_message.Message):
         endpoint: _builtins.str = ...,
         request_id: _builtins.str = ...,
         client_ip: _builtins.str = ...,
+        circumstances: Global___Circumstances | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["received_at", b"received_at", "rejection", b"rejection"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["circumstances", b"circumstances", "received_at", b"received_at", "rejection", b"rejection"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ip", b"client_ip", "dialect", b"dialect", "endpoint", b"endpoint", "quarantine_id", b"quarantine_id", "raw", b"raw", "received_at", b"received_at", "rejection", b"rejection", "request_id", b"request_id", "source_id", b"source_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["circumstances", b"circumstances", "client_ip", b"client_ip", "dialect", b"dialect", "endpoint", b"endpoint", "quarantine_id", b"quarantine_id", "raw", b"raw", "received_at", b"received_at", "rejection", b"rejection", "request_id", b"request_id", "source_id", b"source_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QuarantinedEvent: _TypeAlias = QuarantinedEvent  # noqa: Y015
+
+@_typing.final
+class Circumstances(_message.Message):
+    """What of a request makes an event beside the event's own JSON: kept so that a replay
+    gives what would have been stored at first. Set by the core.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VendorIdsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    USER_AGENT_FIELD_NUMBER: _builtins.int
+    COOKIE_ID_FIELD_NUMBER: _builtins.int
+    VENDOR_IDS_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    SANITIZED_FIELD_NUMBER: _builtins.int
+    envelope: _builtins.bytes
+    """Of an event of a batch: a JSON object of the members that stood beside the list and
+    applied to it, without the credential; empty when there were none. Absent for an
+    event that came alone.
+    """
+    user_agent: _builtins.str
+    """The User-Agent header, at most 2,048 characters."""
+    cookie_id: _builtins.str
+    """The first-party visitor cookie the request came with or was given."""
+    fingerprint: _builtins.str
+    """The anonymous id the core made or would have made of the visitor: the salt of its
+    day is gone later.
+    """
+    sanitized: _builtins.bool
+    """Whether U+0000 was taken out of `raw`."""
+    @_builtins.property
+    def vendor_ids(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Vendors' visitor ids by cookie name, those the source listed."""
+
+    def __init__(
+        self,
+        *,
+        envelope: _builtins.bytes | None = ...,
+        user_agent: _builtins.str = ...,
+        cookie_id: _builtins.str = ...,
+        vendor_ids: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        fingerprint: _builtins.str = ...,
+        sanitized: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "cookie_id", b"cookie_id", "envelope", b"envelope", "fingerprint", b"fingerprint", "sanitized", b"sanitized", "user_agent", b"user_agent", "vendor_ids", b"vendor_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__envelope: _TypeAlias = _typing.Literal["envelope"]  # noqa: Y015
+    _WhichOneofArgType__envelope: _TypeAlias = _typing.Literal["_envelope", b"_envelope"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__envelope) -> _WhichOneofReturnType__envelope | None: ...
+
+Global___Circumstances: _TypeAlias = Circumstances  # noqa: Y015

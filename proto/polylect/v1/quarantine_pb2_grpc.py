@@ -26,9 +26,16 @@ if _version_not_supported:
 
 
 class QuarantineServiceStub:
-    """Reads the quarantine: events refused after a good credential, and accepted
-    ones that could not be written. Needs the admin credential, or a key with the
-    scope events:read, which sees its own source only.
+    """The quarantine: events refused after a good credential, and accepted ones that
+    could not be written. Reading needs the admin credential, or a key with the scope
+    events:read, which sees its own source only; `Replay` and `Discard` need the admin
+    credential.
+
+    A source has room for POLYLECT_QUARANTINE_MAX_EVENTS entries and
+    POLYLECT_QUARANTINE_MAX_MIB of what they hold; the oldest beyond are dropped, as are
+    those older than POLYLECT_QUARANTINE_DAYS (or, where that is less,
+    POLYLECT_RETENTION_DAYS). What is dropped is counted (`Summarize`). The worker looks
+    when a tenth of that has come since it last did, and every hour.
     """
 
     def __init__(self, channel):
@@ -42,17 +49,92 @@ class QuarantineServiceStub:
                 request_serializer=polylect_dot_v1_dot_quarantine__pb2.ListRequest.SerializeToString,
                 response_deserializer=polylect_dot_v1_dot_quarantine__pb2.ListResponse.FromString,
                 _registered_method=True)
+        self.Get = channel.unary_unary(
+                '/polylect.v1.QuarantineService/Get',
+                request_serializer=polylect_dot_v1_dot_quarantine__pb2.GetRequest.SerializeToString,
+                response_deserializer=polylect_dot_v1_dot_quarantine__pb2.GetResponse.FromString,
+                _registered_method=True)
+        self.Summarize = channel.unary_unary(
+                '/polylect.v1.QuarantineService/Summarize',
+                request_serializer=polylect_dot_v1_dot_quarantine__pb2.SummarizeRequest.SerializeToString,
+                response_deserializer=polylect_dot_v1_dot_quarantine__pb2.SummarizeResponse.FromString,
+                _registered_method=True)
+        self.Replay = channel.unary_unary(
+                '/polylect.v1.QuarantineService/Replay',
+                request_serializer=polylect_dot_v1_dot_quarantine__pb2.ReplayRequest.SerializeToString,
+                response_deserializer=polylect_dot_v1_dot_quarantine__pb2.ReplayResponse.FromString,
+                _registered_method=True)
+        self.Discard = channel.unary_unary(
+                '/polylect.v1.QuarantineService/Discard',
+                request_serializer=polylect_dot_v1_dot_quarantine__pb2.DiscardRequest.SerializeToString,
+                response_deserializer=polylect_dot_v1_dot_quarantine__pb2.DiscardResponse.FromString,
+                _registered_method=True)
 
 
 class QuarantineServiceServicer:
-    """Reads the quarantine: events refused after a good credential, and accepted
-    ones that could not be written. Needs the admin credential, or a key with the
-    scope events:read, which sees its own source only.
+    """The quarantine: events refused after a good credential, and accepted ones that
+    could not be written. Reading needs the admin credential, or a key with the scope
+    events:read, which sees its own source only; `Replay` and `Discard` need the admin
+    credential.
+
+    A source has room for POLYLECT_QUARANTINE_MAX_EVENTS entries and
+    POLYLECT_QUARANTINE_MAX_MIB of what they hold; the oldest beyond are dropped, as are
+    those older than POLYLECT_QUARANTINE_DAYS (or, where that is less,
+    POLYLECT_RETENTION_DAYS). What is dropped is counted (`Summarize`). The worker looks
+    when a tenth of that has come since it last did, and every hour.
     """
 
     def List(self, request, context):
         """Lists quarantined events, latest first. INVALID_ARGUMENT for a bad page
-        token.
+        token, reason or time range.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Get(self, request, context):
+        """Gives one entry whole. NOT_FOUND when there is none of that id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Summarize(self, request, context):
+        """Tells for each source how much is in quarantine, why, and how much was dropped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Replay(self, request, context):
+        """Judges entries again, oldest first, as if they arrived now, and stores what is
+        accepted. What it answers as stored is durable; the worker writes it and removes
+        the entry in one transaction. Each is stored once, however often and wherever
+        replays run, and found under the quarantine_id as its event_id. What is refused
+        again stays as it is.
+
+        Kept from the first time: receipt time, dialect, endpoint, request id, client
+        address, User-Agent, visitor and vendor cookies. The dialect is the one spoken
+        today. There is no key to judge by, so: what a key may permit (revenue) is
+        granted; a site must be one of any valid key of the source, and where the dialect
+        needs one and the event names none, it is the only site of its keys, if they have
+        only one; the time window ("too old") is judged as of the receipt; no quota
+        counts it. A client id is looked for among those of the deduplication window
+        only: an event sent again and stored longer ago than that is not recognised. A
+        batch that was refused whole is not replayed. One that can't be written is in
+        quarantine again, as UNWRITABLE.
+
+        INVALID_ARGUMENT for a bad selection or page token, NOT_FOUND for the source,
+        UNAVAILABLE when storing failed: some may have been stored, repeating is safe.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Discard(self, request, context):
+        """Deletes entries, for good. One whose replay is on its way is stored all the same.
+        INVALID_ARGUMENT for a bad selection, or for none without `all`; NOT_FOUND for the
+        source. Repeating is safe.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -66,6 +148,26 @@ def add_QuarantineServiceServicer_to_server(servicer, server):
                     request_deserializer=polylect_dot_v1_dot_quarantine__pb2.ListRequest.FromString,
                     response_serializer=polylect_dot_v1_dot_quarantine__pb2.ListResponse.SerializeToString,
             ),
+            'Get': grpc.unary_unary_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=polylect_dot_v1_dot_quarantine__pb2.GetRequest.FromString,
+                    response_serializer=polylect_dot_v1_dot_quarantine__pb2.GetResponse.SerializeToString,
+            ),
+            'Summarize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Summarize,
+                    request_deserializer=polylect_dot_v1_dot_quarantine__pb2.SummarizeRequest.FromString,
+                    response_serializer=polylect_dot_v1_dot_quarantine__pb2.SummarizeResponse.SerializeToString,
+            ),
+            'Replay': grpc.unary_unary_rpc_method_handler(
+                    servicer.Replay,
+                    request_deserializer=polylect_dot_v1_dot_quarantine__pb2.ReplayRequest.FromString,
+                    response_serializer=polylect_dot_v1_dot_quarantine__pb2.ReplayResponse.SerializeToString,
+            ),
+            'Discard': grpc.unary_unary_rpc_method_handler(
+                    servicer.Discard,
+                    request_deserializer=polylect_dot_v1_dot_quarantine__pb2.DiscardRequest.FromString,
+                    response_serializer=polylect_dot_v1_dot_quarantine__pb2.DiscardResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'polylect.v1.QuarantineService', rpc_method_handlers)
@@ -75,9 +177,16 @@ def add_QuarantineServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QuarantineService:
-    """Reads the quarantine: events refused after a good credential, and accepted
-    ones that could not be written. Needs the admin credential, or a key with the
-    scope events:read, which sees its own source only.
+    """The quarantine: events refused after a good credential, and accepted ones that
+    could not be written. Reading needs the admin credential, or a key with the scope
+    events:read, which sees its own source only; `Replay` and `Discard` need the admin
+    credential.
+
+    A source has room for POLYLECT_QUARANTINE_MAX_EVENTS entries and
+    POLYLECT_QUARANTINE_MAX_MIB of what they hold; the oldest beyond are dropped, as are
+    those older than POLYLECT_QUARANTINE_DAYS (or, where that is less,
+    POLYLECT_RETENTION_DAYS). What is dropped is counted (`Summarize`). The worker looks
+    when a tenth of that has come since it last did, and every hour.
     """
 
     @staticmethod
@@ -97,6 +206,114 @@ class QuarantineService:
             '/polylect.v1.QuarantineService/List',
             polylect_dot_v1_dot_quarantine__pb2.ListRequest.SerializeToString,
             polylect_dot_v1_dot_quarantine__pb2.ListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polylect.v1.QuarantineService/Get',
+            polylect_dot_v1_dot_quarantine__pb2.GetRequest.SerializeToString,
+            polylect_dot_v1_dot_quarantine__pb2.GetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Summarize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polylect.v1.QuarantineService/Summarize',
+            polylect_dot_v1_dot_quarantine__pb2.SummarizeRequest.SerializeToString,
+            polylect_dot_v1_dot_quarantine__pb2.SummarizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polylect.v1.QuarantineService/Replay',
+            polylect_dot_v1_dot_quarantine__pb2.ReplayRequest.SerializeToString,
+            polylect_dot_v1_dot_quarantine__pb2.ReplayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Discard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polylect.v1.QuarantineService/Discard',
+            polylect_dot_v1_dot_quarantine__pb2.DiscardRequest.SerializeToString,
+            polylect_dot_v1_dot_quarantine__pb2.DiscardResponse.FromString,
             options,
             channel_credentials,
             insecure,

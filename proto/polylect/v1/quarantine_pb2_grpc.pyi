@@ -27,9 +27,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class QuarantineServiceStub:
-    """Reads the quarantine: events refused after a good credential, and accepted
-    ones that could not be written. Needs the admin credential, or a key with the
-    scope events:read, which sees its own source only.
+    """The quarantine: events refused after a good credential, and accepted ones that
+    could not be written. Reading needs the admin credential, or a key with the scope
+    events:read, which sees its own source only; `Replay` and `Discard` need the admin
+    credential.
+
+    A source has room for POLYLECT_QUARANTINE_MAX_EVENTS entries and
+    POLYLECT_QUARANTINE_MAX_MIB of what they hold; the oldest beyond are dropped, as are
+    those older than POLYLECT_QUARANTINE_DAYS (or, where that is less,
+    POLYLECT_RETENTION_DAYS). What is dropped is counted (`Summarize`). The worker looks
+    when a tenth of that has come since it last did, and every hour.
     """
 
     @_typing.overload
@@ -38,26 +45,100 @@ class QuarantineServiceStub:
     def __new__(cls, channel: _aio.Channel) -> QuarantineServiceAsyncStub: ...
     List: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.ListRequest, _quarantine_pb2.ListResponse]
     """Lists quarantined events, latest first. INVALID_ARGUMENT for a bad page
-    token.
+    token, reason or time range.
+    """
+    Get: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.GetRequest, _quarantine_pb2.GetResponse]
+    """Gives one entry whole. NOT_FOUND when there is none of that id."""
+    Summarize: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.SummarizeRequest, _quarantine_pb2.SummarizeResponse]
+    """Tells for each source how much is in quarantine, why, and how much was dropped."""
+    Replay: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.ReplayRequest, _quarantine_pb2.ReplayResponse]
+    """Judges entries again, oldest first, as if they arrived now, and stores what is
+    accepted. What it answers as stored is durable; the worker writes it and removes
+    the entry in one transaction. Each is stored once, however often and wherever
+    replays run, and found under the quarantine_id as its event_id. What is refused
+    again stays as it is.
+
+    Kept from the first time: receipt time, dialect, endpoint, request id, client
+    address, User-Agent, visitor and vendor cookies. The dialect is the one spoken
+    today. There is no key to judge by, so: what a key may permit (revenue) is
+    granted; a site must be one of any valid key of the source, and where the dialect
+    needs one and the event names none, it is the only site of its keys, if they have
+    only one; the time window ("too old") is judged as of the receipt; no quota
+    counts it. A client id is looked for among those of the deduplication window
+    only: an event sent again and stored longer ago than that is not recognised. A
+    batch that was refused whole is not replayed. One that can't be written is in
+    quarantine again, as UNWRITABLE.
+
+    INVALID_ARGUMENT for a bad selection or page token, NOT_FOUND for the source,
+    UNAVAILABLE when storing failed: some may have been stored, repeating is safe.
+    """
+    Discard: _grpc.UnaryUnaryMultiCallable[_quarantine_pb2.DiscardRequest, _quarantine_pb2.DiscardResponse]
+    """Deletes entries, for good. One whose replay is on its way is stored all the same.
+    INVALID_ARGUMENT for a bad selection, or for none without `all`; NOT_FOUND for the
+    source. Repeating is safe.
     """
 
 @_typing.type_check_only
 class QuarantineServiceAsyncStub(QuarantineServiceStub):
-    """Reads the quarantine: events refused after a good credential, and accepted
-    ones that could not be written. Needs the admin credential, or a key with the
-    scope events:read, which sees its own source only.
+    """The quarantine: events refused after a good credential, and accepted ones that
+    could not be written. Reading needs the admin credential, or a key with the scope
+    events:read, which sees its own source only; `Replay` and `Discard` need the admin
+    credential.
+
+    A source has room for POLYLECT_QUARANTINE_MAX_EVENTS entries and
+    POLYLECT_QUARANTINE_MAX_MIB of what they hold; the oldest beyond are dropped, as are
+    those older than POLYLECT_QUARANTINE_DAYS (or, where that is less,
+    POLYLECT_RETENTION_DAYS). What is dropped is counted (`Summarize`). The worker looks
+    when a tenth of that has come since it last did, and every hour.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     List: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.ListRequest, _quarantine_pb2.ListResponse]  # type: ignore[assignment]
     """Lists quarantined events, latest first. INVALID_ARGUMENT for a bad page
-    token.
+    token, reason or time range.
+    """
+    Get: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.GetRequest, _quarantine_pb2.GetResponse]  # type: ignore[assignment]
+    """Gives one entry whole. NOT_FOUND when there is none of that id."""
+    Summarize: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.SummarizeRequest, _quarantine_pb2.SummarizeResponse]  # type: ignore[assignment]
+    """Tells for each source how much is in quarantine, why, and how much was dropped."""
+    Replay: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.ReplayRequest, _quarantine_pb2.ReplayResponse]  # type: ignore[assignment]
+    """Judges entries again, oldest first, as if they arrived now, and stores what is
+    accepted. What it answers as stored is durable; the worker writes it and removes
+    the entry in one transaction. Each is stored once, however often and wherever
+    replays run, and found under the quarantine_id as its event_id. What is refused
+    again stays as it is.
+
+    Kept from the first time: receipt time, dialect, endpoint, request id, client
+    address, User-Agent, visitor and vendor cookies. The dialect is the one spoken
+    today. There is no key to judge by, so: what a key may permit (revenue) is
+    granted; a site must be one of any valid key of the source, and where the dialect
+    needs one and the event names none, it is the only site of its keys, if they have
+    only one; the time window ("too old") is judged as of the receipt; no quota
+    counts it. A client id is looked for among those of the deduplication window
+    only: an event sent again and stored longer ago than that is not recognised. A
+    batch that was refused whole is not replayed. One that can't be written is in
+    quarantine again, as UNWRITABLE.
+
+    INVALID_ARGUMENT for a bad selection or page token, NOT_FOUND for the source,
+    UNAVAILABLE when storing failed: some may have been stored, repeating is safe.
+    """
+    Discard: _aio.UnaryUnaryMultiCallable[_quarantine_pb2.DiscardRequest, _quarantine_pb2.DiscardResponse]  # type: ignore[assignment]
+    """Deletes entries, for good. One whose replay is on its way is stored all the same.
+    INVALID_ARGUMENT for a bad selection, or for none without `all`; NOT_FOUND for the
+    source. Repeating is safe.
     """
 
 class QuarantineServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads the quarantine: events refused after a good credential, and accepted
-    ones that could not be written. Needs the admin credential, or a key with the
-    scope events:read, which sees its own source only.
+    """The quarantine: events refused after a good credential, and accepted ones that
+    could not be written. Reading needs the admin credential, or a key with the scope
+    events:read, which sees its own source only; `Replay` and `Discard` need the admin
+    credential.
+
+    A source has room for POLYLECT_QUARANTINE_MAX_EVENTS entries and
+    POLYLECT_QUARANTINE_MAX_MIB of what they hold; the oldest beyond are dropped, as are
+    those older than POLYLECT_QUARANTINE_DAYS (or, where that is less,
+    POLYLECT_RETENTION_DAYS). What is dropped is counted (`Summarize`). The worker looks
+    when a tenth of that has come since it last did, and every hour.
     """
 
     @_abc_1.abstractmethod
@@ -67,7 +148,61 @@ class QuarantineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quarantine_pb2.ListResponse, _abc.Awaitable[_quarantine_pb2.ListResponse]]:
         """Lists quarantined events, latest first. INVALID_ARGUMENT for a bad page
-        token.
+        token, reason or time range.
+        """
+
+    @_abc_1.abstractmethod
+    def Get(
+        self,
+        request: _quarantine_pb2.GetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quarantine_pb2.GetResponse, _abc.Awaitable[_quarantine_pb2.GetResponse]]:
+        """Gives one entry whole. NOT_FOUND when there is none of that id."""
+
+    @_abc_1.abstractmethod
+    def Summarize(
+        self,
+        request: _quarantine_pb2.SummarizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quarantine_pb2.SummarizeResponse, _abc.Awaitable[_quarantine_pb2.SummarizeResponse]]:
+        """Tells for each source how much is in quarantine, why, and how much was dropped."""
+
+    @_abc_1.abstractmethod
+    def Replay(
+        self,
+        request: _quarantine_pb2.ReplayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quarantine_pb2.ReplayResponse, _abc.Awaitable[_quarantine_pb2.ReplayResponse]]:
+        """Judges entries again, oldest first, as if they arrived now, and stores what is
+        accepted. What it answers as stored is durable; the worker writes it and removes
+        the entry in one transaction. Each is stored once, however often and wherever
+        replays run, and found under the quarantine_id as its event_id. What is refused
+        again stays as it is.
+
+        Kept from the first time: receipt time, dialect, endpoint, request id, client
+        address, User-Agent, visitor and vendor cookies. The dialect is the one spoken
+        today. There is no key to judge by, so: what a key may permit (revenue) is
+        granted; a site must be one of any valid key of the source, and where the dialect
+        needs one and the event names none, it is the only site of its keys, if they have
+        only one; the time window ("too old") is judged as of the receipt; no quota
+        counts it. A client id is looked for among those of the deduplication window
+        only: an event sent again and stored longer ago than that is not recognised. A
+        batch that was refused whole is not replayed. One that can't be written is in
+        quarantine again, as UNWRITABLE.
+
+        INVALID_ARGUMENT for a bad selection or page token, NOT_FOUND for the source,
+        UNAVAILABLE when storing failed: some may have been stored, repeating is safe.
+        """
+
+    @_abc_1.abstractmethod
+    def Discard(
+        self,
+        request: _quarantine_pb2.DiscardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_quarantine_pb2.DiscardResponse, _abc.Awaitable[_quarantine_pb2.DiscardResponse]]:
+        """Deletes entries, for good. One whose replay is on its way is stored all the same.
+        INVALID_ARGUMENT for a bad selection, or for none without `all`; NOT_FOUND for the
+        source. Repeating is safe.
         """
 
 def add_QuarantineServiceServicer_to_server(servicer: QuarantineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,13 +26,13 @@ from polylect.v1 import event_pb2 as polylect_dot_v1_dot_event__pb2
 from polylect.v1 import quarantine_pb2 as polylect_dot_v1_dot_quarantine__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17polylect/v1/queue.proto\x12\x0bpolylect.v1\x1a\x17polylect/v1/event.proto\x1a\x1cpolylect/v1/quarantine.proto\"d\n\nEventBatch\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.polylect.v1.Event\x12\x32\n\x0bquarantined\x18\x02 \x03(\x0b\x32\x1d.polylect.v1.QuarantinedEventb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17polylect/v1/queue.proto\x12\x0bpolylect.v1\x1a\x17polylect/v1/event.proto\x1a\x1cpolylect/v1/quarantine.proto\"\x8a\x01\n\nEventBatch\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.polylect.v1.Event\x12\x32\n\x0bquarantined\x18\x02 \x03(\x0b\x32\x1d.polylect.v1.QuarantinedEvent\x12$\n\x08replayed\x18\x03 \x03(\x0b\x32\x12.polylect.v1.Eventb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'polylect.v1.queue_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTBATCH']._serialized_start=95
-  _globals['_EVENTBATCH']._serialized_end=195
+  _globals['_EVENTBATCH']._serialized_start=96
+  _globals['_EVENTBATCH']._serialized_end=234
 # @@protoc_insertion_point(module_scope)

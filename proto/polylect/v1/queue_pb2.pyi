@@ -28,6 +28,7 @@ class EventBatch(_message.Message):
 
     EVENTS_FIELD_NUMBER: _builtins.int
     QUARANTINED_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """Accepted events, stamped."""
@@ -36,15 +37,22 @@ class EventBatch(_message.Message):
     def quarantined(self) -> _containers.RepeatedCompositeFieldContainer[_quarantine_pb2.QuarantinedEvent]:
         """Refused events, for the quarantine table."""
 
+    @_builtins.property
+    def replayed(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
+        """Events accepted on replay, stamped. Each has the id of its entry in quarantine, which
+        is removed in the transaction that writes the event.
+        """
+
     def __init__(
         self,
         *,
         events: _abc.Iterable[_event_pb2.Event] | None = ...,
         quarantined: _abc.Iterable[_quarantine_pb2.QuarantinedEvent] | None = ...,
+        replayed: _abc.Iterable[_event_pb2.Event] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "quarantined", b"quarantined"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "quarantined", b"quarantined", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from core_calls import Caller, Clock, calling, queue_rows
 from polylect.v1.queue_pb2 import EventBatch
 
 from core_service.server import CoreOptions, Stores, open_stores, start_core
+from polylect_cli.translating import load_translator
 from storage.worker import Worker, WorkerOptions
 
 StartCore = Callable[..., Awaitable[Caller]]
@@ -40,7 +41,7 @@ async def start(options: CoreOptions, clock: Clock) -> AsyncIterator[StartCore]:
             changed = replace(options, **changes)
             if stores is None:
                 stores = await stack.enter_async_context(open_stores(changed))
-            port = await stack.enter_async_context(start_core(stores, changed, clock))
+            port = await stack.enter_async_context(start_core(stores, changed, clock, load_translator))
             return await stack.enter_async_context(calling(f"127.0.0.1:{port}"))
 
         yield start_one

@@ -1,4 +1,4 @@
-"""QueryService and QuarantineService: what was stored, and only to whom it belongs."""
+"""QueryService: what was stored, and only to whom it belongs."""
 
 import asyncio
 from datetime import timedelta
@@ -138,25 +138,6 @@ async def test_list_events(core: Caller, shops: Shops) -> None:
 async def test_a_bad_filter(core: Caller, shops: Shops, filters: Any, code: str, field: str) -> None:
     failed = await failure(core.query.ListEvents(ListEventsRequest(**filters), metadata=bearer(shops.key)))
     assert (failed.code.name, failed.field) == (code, field)
-
-
-async def test_quarantine(core: Caller, shops: Shops) -> None:
-    async def listed(metadata: Any, **filters: Any) -> list[bytes]:
-        answer = await core.quarantine.List(ListRequest(**filters), metadata=metadata)
-        return [event.raw for event in answer.events]
-
-    assert await listed(bearer(shops.key)) == [b"{}"]
-    assert await listed(bearer(shops.key), reason=reasons.ERROR_REASON_FIELD_MISSING) == [b"{}"]
-    assert await listed(bearer(shops.key), reason=reasons.ERROR_REASON_FIELD_INVALID) == []
-    assert await listed(bearer(shops.other_key)) == []
-    assert await listed(ADMIN) == [b"{}"]
-    for filters, code, field in (
-        ({"page_token": "nonsense"}, "INVALID_ARGUMENT", "page_token"),
-        ({"reason": 999}, "INVALID_ARGUMENT", "reason"),
-        ({"source": "other"}, "NOT_FOUND", "source"),
-    ):
-        failed = await failure(core.quarantine.List(ListRequest(**filters), metadata=bearer(shops.key)))
-        assert (failed.code.name, failed.field) == (code, field)
 
 
 async def test_readers_need_the_scope(core: Caller, shops: Shops) -> None:

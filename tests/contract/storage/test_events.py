@@ -11,13 +11,6 @@ from uuid import UUID
 import psycopg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from polylect.v1.error_reason_pb2 import (
-    ERROR_REASON_FIELD_MISSING,
-    ERROR_REASON_RATE_LIMITED,
-    ERROR_REASON_UNSPECIFIED,
-    ErrorReason,
-    Rejection,
-)
 from polylect.v1.event_pb2 import (
     EVENT_KIND_IDENTIFY,
     EVENT_KIND_PAGE,
@@ -27,7 +20,6 @@ from polylect.v1.event_pb2 import (
     Provenance,
     Revenue,
 )
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.query_pb2 import ListEventsRequest
 
 from storage.database import Database
@@ -35,7 +27,6 @@ from storage.dedup import dedup_key
 from storage.errors import StorageUnavailable
 from storage.events import PostgresEvents
 from storage.partitions import Partitions
-from storage.quarantine_rows import NO_SOURCE, insert_quarantined
 from storage.rows import COLUMNS, COPY, row_of, write_rows
 from storage.values import timestamp_of
 
@@ -185,16 +176,6 @@ async def test_a_page_ends_at_two_megabytes_but_has_one(
     for source_id in (SHOP, None):
         found = await all_pages(store, source_id, 1000)
         assert found == [[events[number] for number in page] for page in pages]
-
-
-async def test_the_quarantines_pages_end_there_too(store: PostgresEvents, database_url: str) -> None:
-    refused = [make_refused(number, raw=bytes(5 << 20)) for number in range(3)]
-    store_refused(database_url, [*refused, make_refused(3), make_refused(4)])
-    sizes, token = [], ""
-    while not sizes or token:
-        page, token = await store.list_quarantined(SHOP, "", 1000, token)
-        sizes.append(len(page))
-    assert sizes == [1, 1, 1, 2]
 
 
 _LIST_IN_BOUNDS = """
@@ -414,81 +395,6 @@ async def test_ping_answers_when_the_database_does(store: PostgresEvents) -> Non
     await store.ping()
     with pytest.raises(StorageUnavailable):
         await PostgresEvents(Database("postgresql://nobody@127.0.0.1:1/nothing")).ping()
-
-
-def make_refused(number: int, *, source_id: str = SHOP, **fields: Any) -> QuarantinedEvent:
-    moment = NOW - timedelta(seconds=number)
-    return QuarantinedEvent(
-        **{
-            "quarantine_id": uuid7_at(moment, number),
-            "source_id": source_id,
-            "rejection": Rejection(
-                reason=ERROR_REASON_FIELD_MISSING, message="name is required", field="name"
-            ),
-            "raw": b'{"\xff\x00',
-            "received_at": timestamp_of(moment),
-            "dialect": "apex",
-            "endpoint": "/api/events",
-            "request_id": "r-1",
-            "client_ip": "::1",
-        }
-        | fields
-    )
-
-
-def store_refused(url: str, refused: Sequence[QuarantinedEvent]) -> None:
-    with psycopg.connect(url) as connection:
-        insert_quarantined(connection, refused, NOW)
-
-
-async def test_the_quarantine_is_listed_latest_first(store: PostgresEvents, database_url: str) -> None:
-    mine = [make_refused(number) for number in range(5)]
-    mine[3].rejection.CopyFrom(Rejection(reason=ERROR_REASON_RATE_LIMITED, message="slow down"))
-    other = make_refused(9, source_id=BLOG)
-    orphan = make_refused(10, source_id=NO_SOURCE)
-    store_refused(database_url, [orphan, *mine, other])
-    first, token = await store.list_quarantined(SHOP, "", 3, "")
-    rest, end = await store.list_quarantined(SHOP, "", 3, token)
-    assert (first, rest, end) == (mine[:3], mine[3:], "")
-    assert await store.list_quarantined(SHOP, "rate_limited", 10, "") == ([mine[3]], "")
-    assert await store.list_quarantined(SHOP, "no such\0word", 10, "") == ([], "")
-    assert await store.list_quarantined(None, "", 10, "") == ([*mine, other, orphan], "")
-
-
-@pytest.mark.parametrize("reason", ErrorReason.values())
-async def test_every_reason_is_read_back(store: PostgresEvents, database_url: str, reason: int) -> None:
-    refused = make_refused(1, rejection=Rejection(reason=reason, message="no"))  # type: ignore[arg-type]
-    store_refused(database_url, [refused])
-    assert await store.list_quarantined(SHOP, "", 10, "") == ([refused], "")
-
-
-async def test_a_reason_the_worker_does_not_know_yet_keeps_its_number(
-    store: PostgresEvents, database_url: str
-) -> None:
-    refused = make_refused(1, rejection=Rejection(reason=4711, message="no"))  # type: ignore[arg-type]
-    store_refused(database_url, [refused])
-    with psycopg.connect(database_url) as connection:
-        assert connection.execute("SELECT reason FROM quarantine").fetchall() == [("reason_4711",)]
-    assert await store.list_quarantined(SHOP, "", 10, "") == ([refused], "")
-
-
-async def test_a_reason_of_a_newer_version_is_no_known_one(store: PostgresEvents, database_url: str) -> None:
-    store_refused(database_url, [make_refused(1)])
-    with psycopg.connect(database_url) as connection:
-        connection.execute("UPDATE quarantine SET reason = 'too_boring'")
-    [refused], _ = await store.list_quarantined(SHOP, "", 10, "")
-    assert refused.rejection.reason == ERROR_REASON_UNSPECIFIED
-
-
-async def test_a_token_is_of_one_listing(store: PostgresEvents, database_url: str) -> None:
-    store_events(database_url, [make_event(1), make_event(2)])
-    store_refused(database_url, [make_refused(1), make_refused(2)])
-    _, of_events = await store.list_events(SHOP, ListEventsRequest(), 1)
-    _, of_quarantine = await store.list_quarantined(SHOP, "", 1, "")
-    with pytest.raises(ValueError, match="not a page token"):
-        await store.list_quarantined(SHOP, "", 1, of_events)
-    with pytest.raises(ValueError, match="not a page token"):
-        await store.list_events(SHOP, ListEventsRequest(page_token=of_quarantine), 1)
 
 
 def link(url: str, visitor: str, user: str, *, age: timedelta, source_id: str = SHOP) -> None:

@@ -267,6 +267,7 @@ def test_a_poisoned_event_alone_goes_to_quarantine(
         "endpoint": None,
         "request_id": None,
         "client_ip": fields.get("client_ip"),
+        "circumstances": None,
     }
     assert (str(row["source_id"]), str(row["quarantine_id"])) == (SOURCE, bad.event_id)
 
@@ -366,6 +367,7 @@ def test_what_the_core_refused_is_kept_as_it_came(
         "endpoint": "/collect",
         "request_id": "r-1",
         "client_ip": "8.8.8.8",
+        "circumstances": None,
     }
     assert (second["received_at"], second["message"], second["field"]) == (NOW, "", None)
 
