@@ -584,7 +584,7 @@ def test_a_worker_that_dies_before_its_commit_has_done_nothing(
     doomed = psycopg.connect(database_url)
     claimed = claim(doomed, 2_000, 4 << 20)
     assert claimed
-    dying._writer.write(doomed, claimed.events, claimed.refused, claimed.replayed)
+    dying._writer.write(doomed, claimed.events, claimed.refused, replayed=claimed.replayed)
     claimed.settle()
     assert (stored_ids(doomed), left(doomed)) == ([entry.quarantine_id], [])
     # As of a killed process: the server sees the end of the connection, and no COMMIT.
