@@ -10,7 +10,7 @@ from typing import Protocol
 
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
-from polylect.v1.query_pb2 import ListEventsRequest
+from polylect.v1.query_pb2 import GetStatsRequest, GetStatsResponse, ListEventsRequest
 from polylect.v1.queue_pb2 import EventBatch
 from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
 
@@ -107,15 +107,27 @@ class EventStore(Protocol):
         ValueError for a page token that is not one of its own.
         """
 
-    async def count_events(
-        self, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime
-    ) -> int:
-        """Count by the events' own time, from inclusive, until exclusive; site "" means all."""
-
     async def list_quarantined(
         self, source_id: str | None, reason: str, page_size: int, page_token: str
     ) -> tuple[list[QuarantinedEvent], str]:
         """Give a page, as above. `reason` as in the table (field_missing), "" for all.
 
         Raises ValueError as above.
+        """
+
+
+class StatsStore(Protocol):
+    """Figures over events."""
+
+    async def figure(
+        self,
+        source_id: str,
+        site_id: str,
+        occurred_from: datetime,
+        occurred_until: datetime,
+        question: GetStatsRequest,
+    ) -> GetStatsResponse:
+        """Answer `question`, whose source, site and range are given apart; site "" means all.
+
+        The range is by the events' own time, from inclusive, until exclusive.
         """

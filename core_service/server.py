@@ -31,13 +31,14 @@ from core_service.ingest import IngestServicer
 from core_service.interceptor import CallInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
-from core_service.ports import EventStore, Queue, SourceStore
+from core_service.ports import EventStore, Queue, SourceStore, StatsStore
 from core_service.query import QuarantineServicer, QueryServicer, Readers
 from core_service.sources import SourceServicer
 from storage.database import Database
 from storage.events import PostgresEvents
 from storage.queue import PostgresQueue
 from storage.sources import PostgresSources
+from storage.stats import PostgresStats
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -90,6 +91,7 @@ class Stores(NamedTuple):
     queue: Queue
     sources: SourceStore
     events: EventStore
+    stats: StatsStore
     # Answers when the database does, whatever else it is asked; raises ConnectionError.
     ping: Callable[[], Awaitable[None]]
 
@@ -128,6 +130,7 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
             queue=PostgresQueue(queue),
             sources=PostgresSources(control, include_demo=options.mode == "demo"),
             events=PostgresEvents(queries),
+            stats=PostgresStats(queries),
             ping=PostgresEvents(control).ping,
         )
     finally:
@@ -154,7 +157,7 @@ async def start_core(
     ingest = IngestServicer(
         callers, admission, fingerprints, group_commit=group_commit, clock=clock, draining=draining
     )
-    query = QueryServicer(callers, readers, stores.events, quotas, clock)
+    query = QueryServicer(callers, readers, stores.events, stores.stats, quotas=quotas, clock=clock)
     interceptor = CallInterceptor(callers)
     server = _make_server(interceptor)
     add_IngestServiceServicer_to_server(ingest, server)

@@ -23,7 +23,6 @@ from sqlalchemy import (
     Select,
     cast,
     false,
-    func,
     literal,
     select,
     true,
@@ -37,12 +36,11 @@ from storage.quarantine_rows import NO_SOURCE, quarantined_of
 from storage.quarantine_rows import SELECTED as QUARANTINE_SELECTED
 from storage.rows import SELECTED, event_of, kind_text
 from storage.schema import dedup_keys, events, quarantine, sources
+from storage.sessions import is_read_in, session_id_when_read
 from storage.values import EPOCH, datetime_of, uuid_text
 
 # How far receipt, by the facade's clock, may be from the moment in the id, by the core's.
 _ID_TOLERANCE = timedelta(hours=1)
-# No event is received earlier than this before it occurred: the core refuses what lies further ahead.
-_CLOCK_TOLERANCE = timedelta(hours=24)
 
 # What a page may hold, but for a first item that is larger. gRPC's clients take no message over 4 MiB unless
 # told to.
@@ -56,8 +54,8 @@ _ANY_SOURCE = union_all(
     select(sources.c.source_id), select(cast(NO_SOURCE, sources.c.source_id.type))
 ).subquery("any_source")
 
-_USER_ID = user_id_when_read()
-_SELECTED = tuple(_USER_ID if column.key == "user_id" else column for column in SELECTED)
+_WHEN_READ = {"user_id": user_id_when_read(), "session_id": session_id_when_read()}
+_SELECTED = tuple(_WHEN_READ.get(str(column.key), column) for column in SELECTED)
 
 _MESSAGE_KEY = (events.c.source_id, events.c.event_id, events.c.received_at, events.c.message_id)
 
@@ -165,22 +163,6 @@ class PostgresEvents:
         conditions = [_is(quarantine.c.reason, reason)] if reason else []
         return await self._page(_QUARANTINE, source_id, conditions, page_size, page_token)
 
-    async def count_events(
-        self, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime
-    ) -> int:
-        """Count by the events' own time, from inclusive, until exclusive; site "" means all."""
-        statement = select(func.count().label("count")).where(
-            _of_source(events.c.source_id, source_id),
-            events.c.occurred_at >= occurred_from,
-            events.c.occurred_at < occurred_until,
-            # Leaves out the days before.
-            events.c.received_at >= occurred_from - _CLOCK_TOLERANCE,
-        )
-        if site_id:
-            statement = statement.where(_is(events.c.provenance_site_id, site_id))
-        count: int = (await self._database.rows(statement))[0]["count"]
-        return count
-
     async def _page(
         self,
         listing: _Listing[_Item],
@@ -237,7 +219,6 @@ def _conditions_of(filters: ListEventsRequest) -> Iterator[ColumnElement[bool]]:
     for column, wanted in (
         (events.c.name, filters.name),
         (events.c.anonymous_id, filters.anonymous_id),
-        (events.c.session_id, filters.session_id),
         (events.c.message_id, filters.message_id),
         (events.c.provenance_dialect, filters.dialect),
         (events.c.provenance_request_id, filters.request_id),
@@ -247,6 +228,8 @@ def _conditions_of(filters: ListEventsRequest) -> Iterator[ColumnElement[bool]]:
     if filters.user_id:
         # No text in Postgres holds U+0000, and asking for one is an error.
         yield false() if "\0" in filters.user_id else is_read_with(filters.user_id)
+    if filters.session_id:
+        yield false() if "\0" in filters.session_id else is_read_in(filters.session_id)
     if filters.HasField("received_from"):
         yield events.c.received_at >= _bound(filters.received_from)
     if filters.HasField("received_until"):

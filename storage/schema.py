@@ -23,7 +23,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, INET, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, INET, JSONB, TSTZMULTIRANGE, UUID
 
 metadata = MetaData()
 
@@ -164,6 +164,22 @@ identity_links = Table(
     Column("event_id", _UUID, primary_key=True),
     Column("user_id", Text, nullable=False),
     Index("identity_links_user", "source_id", "user_id", "anonymous_id"),
+)
+
+# The sessions of events that came without one: what `storage.sessions` hides.
+session_spans = Table(
+    "session_spans",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    # Hash of the visitor's id.
+    Column("visitor", _UUID, primary_key=True),
+    # UTC day of occurrence.
+    Column("day", Date, primary_key=True),
+    # The union of the 30 minutes from each of the day's events on.
+    Column("covered", TSTZMULTIRANGE, nullable=False),
+    # Of the latest of these events, for retention.
+    Column("received_at", _TIMESTAMP, nullable=False),
+    Index("session_spans_received_at", "received_at", postgresql_using="brin"),
 )
 
 quarantine = Table(

@@ -21,12 +21,14 @@ from storage.enrich import Enricher
 from storage.partitions import Partitions
 from storage.quarantine_rows import insert_quarantined, unwritable, words_of
 from storage.rows import COLUMNS, row_of
+from storage.sessions import extend_sessions
 
 Clock = Callable[[], datetime]
 Connection = psycopg.Connection[Any]
 
 _COPY = sql.SQL("COPY events ({}) FROM STDIN").format(sql.SQL(", ").join(map(sql.Identifier, COLUMNS)))
 _RECEIVED_AT = COLUMNS.index("received_at")
+_OCCURRED_AT = COLUMNS.index("occurred_at")
 
 # Returns the events whose key nobody had within the window: they alone insert or renew a row.
 _REMEMBER = """
@@ -219,6 +221,8 @@ class Writer:
             rows = [(one.event.source_id, one.row[_RECEIVED_AT], one.event_id) for _, one in links]
             visitors, users = zip(*((visitor, one.event.user_id) for visitor, one in links), strict=True)
             connection.execute(_LINK, [*_array_literals(rows), list(visitors), list(users)])
+        moments = ((one.event, (one.row[_OCCURRED_AT], one.row[_RECEIVED_AT])) for one in fresh)
+        extend_sessions(connection, moments)
         return len(fresh)
 
     def _without_duplicates(self, connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:

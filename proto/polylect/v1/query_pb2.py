@@ -26,15 +26,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from polylect.v1 import event_pb2 as polylect_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17polylect/v1/query.proto\x12\x0bpolylect.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17polylect/v1/event.proto\"Q\n\x0fGetEventRequest\x12\x12\n\x08\x65vent_id\x18\x01 \x01(\tH\x00\x12\x14\n\nmessage_id\x18\x02 \x01(\tH\x00\x12\x0e\n\x06source\x18\x03 \x01(\tB\x04\n\x02id\"5\n\x10GetEventResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.polylect.v1.Event\"\xd9\x02\n\x11ListEventsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.polylect.v1.EventKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x14\n\x0c\x61nonymous_id\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x12\n\nmessage_id\x18\x07 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x08 \x01(\t\x12\x31\n\rreceived_from\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0ereceived_until\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x0b \x01(\r\x12\x12\n\npage_token\x18\x0c \x01(\t\x12\x12\n\nrequest_id\x18\r \x01(\t\"Q\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.polylect.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc3\x01\n\x0fGetStatsRequest\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12(\n\x06metric\x18\x02 \x01(\x0e\x32\x18.polylect.v1.StatsMetric\x12\x31\n\roccurred_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eoccurred_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x05 \x01(\t\"!\n\x10GetStatsResponse\x12\r\n\x05value\x18\x01 \x01(\x01*I\n\x0bStatsMetric\x12\x1c\n\x18STATS_METRIC_UNSPECIFIED\x10\x00\x12\x1c\n\x18STATS_METRIC_EVENT_COUNT\x10\x01\x32\xef\x01\n\x0cQueryService\x12G\n\x08GetEvent\x12\x1c.polylect.v1.GetEventRequest\x1a\x1d.polylect.v1.GetEventResponse\x12M\n\nListEvents\x12\x1e.polylect.v1.ListEventsRequest\x1a\x1f.polylect.v1.ListEventsResponse\x12G\n\x08GetStats\x12\x1c.polylect.v1.GetStatsRequest\x1a\x1d.polylect.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17polylect/v1/query.proto\x12\x0bpolylect.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17polylect/v1/event.proto\"Q\n\x0fGetEventRequest\x12\x12\n\x08\x65vent_id\x18\x01 \x01(\tH\x00\x12\x14\n\nmessage_id\x18\x02 \x01(\tH\x00\x12\x0e\n\x06source\x18\x03 \x01(\tB\x04\n\x02id\"5\n\x10GetEventResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.polylect.v1.Event\"\xd9\x02\n\x11ListEventsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.polylect.v1.EventKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x14\n\x0c\x61nonymous_id\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x12\n\nmessage_id\x18\x07 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x08 \x01(\t\x12\x31\n\rreceived_from\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0ereceived_until\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x0b \x01(\r\x12\x12\n\npage_token\x18\x0c \x01(\t\x12\x12\n\nrequest_id\x18\r \x01(\t\"Q\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.polylect.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb0\x02\n\x0fGetStatsRequest\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12(\n\x06metric\x18\x02 \x01(\x0e\x32\x18.polylect.v1.StatsMetric\x12\x31\n\roccurred_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eoccurred_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x05 \x01(\t\x12+\n\x08group_by\x18\x06 \x01(\x0e\x32\x19.polylect.v1.StatsGroupBy\x12\x0f\n\x07\x63ountry\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65vice_type\x18\x08 \x01(\t\x12\x18\n\x10\x63onversion_event\x18\t \x01(\t\"J\n\x10GetStatsResponse\x12\r\n\x05value\x18\x01 \x01(\x01\x12\'\n\x06groups\x18\x02 \x03(\x0b\x32\x17.polylect.v1.StatsGroup\"\xc5\x01\n\nStatsGroup\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64\x65vice_type\x18\x02 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x03 \x01(\t\x12$\n\x04kind\x18\x04 \x01(\x0e\x32\x16.polylect.v1.EventKind\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\r\n\x05value\x18\x06 \x01(\x01\x12\x0c\n\x04rest\x18\x07 \x01(\x08\x12\x15\n\rrest_of_types\x18\x08 \x01(\x08*\x97\x02\n\x0bStatsMetric\x12\x1c\n\x18STATS_METRIC_UNSPECIFIED\x10\x00\x12\x1c\n\x18STATS_METRIC_EVENT_COUNT\x10\x01\x12\x1d\n\x19STATS_METRIC_UNIQUE_USERS\x10\x02\x12 \n\x1cSTATS_METRIC_UNIQUE_SESSIONS\x10\x03\x12%\n!STATS_METRIC_AVG_SESSION_DURATION\x10\x04\x12$\n STATS_METRIC_EVENT_COUNT_BY_TYPE\x10\x05\x12\x1c\n\x18STATS_METRIC_BOUNCE_RATE\x10\x06\x12 \n\x1cSTATS_METRIC_CONVERSION_RATE\x10\x07*\x9b\x01\n\x0cStatsGroupBy\x12\x1e\n\x1aSTATS_GROUP_BY_UNSPECIFIED\x10\x00\x12\x17\n\x13STATS_GROUP_BY_HOUR\x10\x01\x12\x16\n\x12STATS_GROUP_BY_DAY\x10\x02\x12\x1e\n\x1aSTATS_GROUP_BY_DEVICE_TYPE\x10\x03\x12\x1a\n\x16STATS_GROUP_BY_COUNTRY\x10\x04\x32\xef\x01\n\x0cQueryService\x12G\n\x08GetEvent\x12\x1c.polylect.v1.GetEventRequest\x1a\x1d.polylect.v1.GetEventResponse\x12M\n\nListEvents\x12\x1e.polylect.v1.ListEventsRequest\x1a\x1f.polylect.v1.ListEventsResponse\x12G\n\x08GetStats\x12\x1c.polylect.v1.GetStatsRequest\x1a\x1d.polylect.v1.GetStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'polylect.v1.query_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATSMETRIC']._serialized_start=900
-  _globals['_STATSMETRIC']._serialized_end=973
+  _globals['_STATSMETRIC']._serialized_start=1251
+  _globals['_STATSMETRIC']._serialized_end=1530
+  _globals['_STATSGROUPBY']._serialized_start=1533
+  _globals['_STATSGROUPBY']._serialized_end=1688
   _globals['_GETEVENTREQUEST']._serialized_start=98
   _globals['_GETEVENTREQUEST']._serialized_end=179
   _globals['_GETEVENTRESPONSE']._serialized_start=181
@@ -44,9 +46,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEVENTSRESPONSE']._serialized_start=584
   _globals['_LISTEVENTSRESPONSE']._serialized_end=665
   _globals['_GETSTATSREQUEST']._serialized_start=668
-  _globals['_GETSTATSREQUEST']._serialized_end=863
-  _globals['_GETSTATSRESPONSE']._serialized_start=865
-  _globals['_GETSTATSRESPONSE']._serialized_end=898
-  _globals['_QUERYSERVICE']._serialized_start=976
-  _globals['_QUERYSERVICE']._serialized_end=1215
+  _globals['_GETSTATSREQUEST']._serialized_end=972
+  _globals['_GETSTATSRESPONSE']._serialized_start=974
+  _globals['_GETSTATSRESPONSE']._serialized_end=1048
+  _globals['_STATSGROUP']._serialized_start=1051
+  _globals['_STATSGROUP']._serialized_end=1248
+  _globals['_QUERYSERVICE']._serialized_start=1691
+  _globals['_QUERYSERVICE']._serialized_end=1930
 # @@protoc_insertion_point(module_scope)
