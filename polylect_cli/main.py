@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from polylect_cli import events, keys, lifecycle, send, sources
+from polylect_cli import events, keys, lifecycle, send, sources, stats
 from polylect_cli.output import EXIT_USAGE, CommandError, print_error, print_line
 from polylect_cli.settings import SettingsError
 from storage.postgres_binaries import EmbeddedPostgresError
@@ -30,6 +30,7 @@ for function, name in (
     (lifecycle.show_database_url, "database-url"),
     (send.send, "send"),
     (events.events, "events"),
+    (stats.stats, "stats"),
 ):
     app.command(name)(function)
 app.add_typer(sources.app, name="source")
