@@ -15,7 +15,7 @@ depends_on = None
 _UUID = pg.UUID(as_uuid=False)
 
 # The sessions of the events that are there already.
-_FILL = """
+FILL = """
 INSERT INTO session_spans (source_id, visitor, day, covered, received_at)
 SELECT source_id,
     CASE WHEN coalesce(anonymous_id, cookie_id) IS NOT NULL
@@ -61,7 +61,7 @@ def upgrade() -> None:
         sa.Column("covered", pg.TSTZMULTIRANGE, nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
     )
-    op.execute(_FILL)
+    op.execute(FILL)
     op.create_index("session_spans_received_at", "session_spans", ["received_at"], postgresql_using="brin")
     op.execute(_SESSION_START)
 

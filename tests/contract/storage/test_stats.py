@@ -42,6 +42,7 @@ from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, enqueue, make_event
 
 from storage.database import Database
 from storage.events import PostgresEvents
+from storage.migrations.upgrade import script_directory
 from storage.stats import PostgresStats
 from storage.stats_figures import LISTED_PLACES, LISTED_TYPES, LISTED_TYPES_WHEN_GROUPED
 from storage.values import timestamp_of
@@ -400,3 +401,40 @@ def test_events_are_counted_by_their_own_time(
 def test_before_the_first_partition_there_is_simply_nothing(figure: Figure) -> None:
     for metric in METRICS:
         assert figure(ask(metric, datetime(1971, 1, 1, tzinfo=UTC))) == GetStatsResponse()
+
+
+def _spans(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
+    columns = "source_id::text, visitor::text, day, covered::text, received_at"
+    return connection.execute(f"SELECT {columns} FROM session_spans ORDER BY 1, 2, 3".encode()).fetchall()
+
+
+def test_the_migration_makes_the_sessions_the_worker_makes(
+    connection: psycopg.Connection[Any], worker: Worker
+) -> None:
+    chance = random.Random(3)
+    settle(connection, worker, *in_batches(chance, random_events(chance, SOURCE, 200)))
+    made = _spans(connection)
+    assert len(made) > 20
+    connection.execute("DELETE FROM session_spans")
+    (fill,) = (
+        revision.module.FILL
+        for revision in script_directory().walk_revisions()
+        if hasattr(revision.module, "FILL")
+    )
+    connection.execute(fill)
+    assert _spans(connection) == made
+
+
+def test_sessions_go_with_their_events(
+    database_url: str, connection: psycopg.Connection[Any], worker: Worker, listed: Listing
+) -> None:
+    late = make_event(NOW, anonymous_id="late")
+    late.occurred_at.CopyFrom(timestamp_of(NOW - 5 * DAY))
+    old = [make_event(NOW - 5 * DAY, anonymous_id="old"), make_event(NOW - 5 * DAY, source_id=OTHER_SOURCE)]
+    settle(connection, worker, [late, *old])
+    assert len(_spans(connection)) == 2
+    keeper = Worker(WorkerOptions(database_url, retention_days=2), Clock())
+    keeper.maintain()
+    keeper.close()
+    assert len(_spans(connection)) == 1
+    assert [bool(event.session_id) for event in listed(SOURCE)] == [True]
