@@ -73,8 +73,9 @@ def build(
         "sessions": events // len(days) // _EVENTS_PER_SESSION,
         "visitors": max(events // 20, 1),
     }
-    for number, day in enumerate(days):
+    for day in days:
         _make_partition(connection, day)
+    for number, day in enumerate(days):
         with connection.transaction():
             connection.execute(_SESSIONS, {**parameters, "day": day})
             connection.execute(_EVENTS, {**parameters, "day": day})

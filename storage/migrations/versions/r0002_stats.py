@@ -52,7 +52,8 @@ $$
 
 
 def upgrade() -> None:
-    """Create the table and fill it."""
+    """Create the table and fill it; index the events' own time."""
+    op.create_index("events_occurred_at", "events", ["source_id", "occurred_at"])
     op.create_table(
         "session_spans",
         sa.Column("source_id", _UUID, primary_key=True),
@@ -70,3 +71,4 @@ def downgrade() -> None:
     """Drop them: what they hold follows from the events."""
     op.execute("DROP FUNCTION polylect_session_start")
     op.drop_table("session_spans")
+    op.drop_index("events_occurred_at", "events")
