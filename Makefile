@@ -73,7 +73,7 @@ lint: $(VENV)/.dev ## Check style
 types: $(VENV)/.dev ## Check types (mypy strict)
 	$(BIN)/mypy
 
-test: $(VENV)/.dev ## Run all tests
+test: $(VENV)/.dev ## Run all tests; test-unit, -conformance, -contract, -architecture, -system: some
 	$(BIN)/python -m pytest
 
 test-unit test-conformance test-contract test-architecture test-system: test-%: $(VENV)/.dev
@@ -90,8 +90,10 @@ run: $(VENV)/.run ## Run everything here, with the documents' example keys; Ctrl
 migrate: $(VENV)/.run ## Bring the database's schema up to date
 	$(BIN)/polylect migrate
 
+SEND_USAGE = make send DIALECT=pulsora|pulse|apex|datafly BODY='{...}' [KEY=...], or make send CASE=FILE.toml
 send: export BODY := $(BODY)
 send: $(VENV)/.run ## Send a body: make send DIALECT=pulsora KEY=pub_123 BODY='{...}', or CASE=FILE.toml
+	$(if $(or $(CASE),$(and $(DIALECT),$(BODY))),,$(error send what? $(SEND_USAGE)))
 	@$(BIN)/polylect send $(if $(CASE),'$(CASE)','$(DIALECT)' "$$BODY" --key '$(KEY)')
 
 grpcurl: export DATA := $(DATA)

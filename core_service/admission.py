@@ -7,16 +7,19 @@ permission is told before a wrong shape.
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 import msgspec
 import structlog
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1 import event_pb2, ingest_pb2
 from polylect.v1.error_reason_pb2 import Rejection
-from polylect.v1.event_pb2 import Event
+from polylect.v1.event_pb2 import Event, Provenance
 from polylect.v1.ingest_pb2 import ClientItem, ClientOutcome, ClientRequest, EventResult
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.queue_pb2 import EventBatch
 from uuid_utils import uuid7
 
 from core_service.direct import normalize
@@ -25,11 +28,19 @@ from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyEntry, KeyRing
 from core_service.limits import QuotaCounters, QuotaState
 from core_service.meaning import shape_objection, time_objection
+from core_service.wire import field, tag_of
 
 _REVENUE = event_pb2.EVENT_KIND_REVENUE
 _PULSE = ingest_pb2.KEY_KIND_PULSE
 _SECRET = ingest_pb2.KEY_KIND_PULSORA_SECRET
 _WARNING_SECONDS = 3_600
+
+_EVENTS, _QUARANTINED = (tag_of(EventBatch.DESCRIPTOR, name) for name in ("events", "quarantined"))
+_EVENT_ID, _RECEIVED_AT, _OCCURRED_AT, _CLIENT_IP, _PROVENANCE = (
+    tag_of(Event.DESCRIPTOR, name)
+    for name in ("event_id", "received_at", "occurred_at", "client_ip", "provenance")
+)
+_SITE_ID = tag_of(Provenance.DESCRIPTOR, "site_id")
 
 MISSING_CREDENTIAL = Objection(reasons.ERROR_REASON_CREDENTIAL_MISSING, "No credential was given")
 INVALID_CREDENTIAL = Objection(reasons.ERROR_REASON_CREDENTIAL_INVALID, "The credential is not valid here")
@@ -42,41 +53,30 @@ _NO_SITE = Objection(reasons.ERROR_REASON_FIELD_MISSING, "Missing required field
 
 log = structlog.get_logger()
 
+# What an answer repeats. Generic for the type checker only.
+Results: TypeAlias = "RepeatedCompositeFieldContainer[EventResult]"
+
 _read_shallow = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Receipt:
     """What all events of one request have in common, and what became of them."""
 
-    __slots__ = (
-        "client_ip",
-        "dialect",
-        "endpoint",
-        "events",
-        "key",
-        "max_age_seconds",
-        "quarantined",
-        "received_at",
-        "request_id",
-        "results",
-        "vendor_ids",
-    )
+    __slots__ = ("items", "key", "received_at", "request", "results", "stamp", "vendor_ids")
 
     def __init__(
-        self, key: KeyEntry, received_at: Timestamp, dialect: str, endpoint: str, request_id: str
+        self, key: KeyEntry, received_at: Timestamp, request: ClientRequest, results: Results
     ) -> None:
-        """Start with no event judged."""
+        """Start with no event judged. All of `request` but its items counts; `results` is filled."""
         self.key = key
         self.received_at = received_at
-        self.dialect = dialect
-        self.endpoint = endpoint
-        self.request_id = request_id
-        self.client_ip = ""
-        self.max_age_seconds = 0
+        self.request = request
+        self.results = results
         self.vendor_ids: Mapping[str, str] = {}
-        self.results: list[EventResult] = []
-        self.events: list[Event] = []
-        self.quarantined: list[QuarantinedEvent] = []
+        # What is to be made durable, each an EventBatch of one item.
+        self.items: list[bytes] = []
+        # What is added to every event.
+        self.stamp = key.source.stamp + field(_RECEIVED_AT, received_at.SerializeToString())
 
 
 class Admission:
@@ -118,6 +118,11 @@ class Admission:
             return None
         return key
 
+    def source_id_of(self, request: ClientRequest, now: float) -> str:
+        """Give the source a client's key belongs to; "" when the key is none, or not for there."""
+        key = self._keys.find(request.credential, now) if request.credential and self._keys.loaded else None
+        return key.source.source_id if key is not None and key.kind in request.accepted_kinds else ""
+
     def _warn_of_secret_in_browser(self, key: KeyEntry, now: float) -> None:
         # Once an hour, not with every page view.
         if now >= self._warn_again_at.get(key.key_id, 0.0):
@@ -137,18 +142,21 @@ class Admission:
             raise CoreError(*_NO_WRITE_SCOPE[:2])
 
     def judge(
-        self, request: ClientRequest, outcome: ClientOutcome, key: KeyEntry, received_at: Timestamp
+        self,
+        request: ClientRequest,
+        items: Sequence[ClientItem],
+        outcome: ClientOutcome,
+        key: KeyEntry,
+        received_at: Timestamp,
     ) -> Receipt:
-        """Judge the items of a request that was let in. Needs the day's salt where an item asks for it."""
-        receipt = Receipt(key, received_at, request.dialect, request.endpoint, request.request_id)
-        receipt.client_ip = request.client_ip
-        receipt.max_age_seconds = request.max_age_seconds
+        """Judge the items of a request that was let in. Needs the day's salt where one asks for it."""
+        receipt = Receipt(key, received_at, request, outcome.results)
         vendor_cookies = key.source.vendor_cookies
         if vendor_cookies and request.vendor_ids:
             given = request.vendor_ids
             receipt.vendor_ids = {name: given[name] for name in vendor_cookies if name in given}
             outcome.vendor_cookies.extend(receipt.vendor_ids)
-        for item in request.items:
+        for item in items:
             self._judge_item(item, receipt)
         return receipt
 
@@ -159,20 +167,20 @@ class Admission:
             objection = normalize(event)
             if objection is None:
                 provenance = event.provenance
-                provenance.dialect = receipt.dialect
-                provenance.endpoint = receipt.endpoint
-                provenance.request_id = receipt.request_id
-                objection = _event_objection(event, receipt)
-            if objection is None:
-                _stamp(event, receipt)
-            else:
+                provenance.dialect = receipt.request.dialect
+                provenance.endpoint = receipt.request.endpoint
+                provenance.request_id = receipt.request.request_id
+                objection = _take(event, receipt)
+            if objection is not None:
                 _refuse(_rejection(objection), raw, receipt)
 
     def _count(
         self, request: ClientRequest, outcome: ClientOutcome, key: KeyEntry, now: float
     ) -> Objection | None:
-        quota = request.quota
         own = key.source.rate_limit
+        if own is not None and not own[0]:
+            return None
+        quota = request.quota
         limit, window_seconds = own if own is not None else (quota.limit, quota.window_seconds)
         if not limit or not window_seconds:
             return None
@@ -193,16 +201,15 @@ class Admission:
             event = item.event
             if item.fingerprint_visitor:
                 event.anonymous_id = self._fingerprints.make(
-                    event.client_ip or receipt.client_ip,
+                    event.client_ip or receipt.request.client_ip,
                     event.device.user_agent,
                     receipt.key.source.source_id,
                     receipt.received_at.seconds,
                 )
-            objection = _event_objection(event, receipt)
+            if receipt.vendor_ids:
+                event.context_json = _with_vendor_ids(event.context_json, receipt.vendor_ids)
+            objection = _take(event, receipt)
             if objection is None:
-                if receipt.vendor_ids:
-                    event.context_json = _with_vendor_ids(event.context_json, receipt.vendor_ids)
-                _stamp(event, receipt)
                 return
             rejection = _rejection(objection)
         elif item.kind == _REVENUE and not receipt.key.may_write_revenue:
@@ -254,39 +261,34 @@ def _write_rate_limit(outcome: ClientOutcome, state: QuotaState, limit: int, win
         target.retry_after_seconds = state.retry_after_seconds
 
 
-def _event_objection(event: Event, receipt: Receipt) -> Objection | None:
+def _take(event: Event, receipt: Receipt) -> Objection | None:
+    """Add the event, stamped, to the receipt, or tell why not."""
     key = receipt.key
     if event.kind == _REVENUE and not key.may_write_revenue:
         return _NO_REVENUE
-    objection = shape_objection(event) or time_objection(event, receipt.received_at, receipt.max_age_seconds)
+    serialized = event.SerializeToString()
+    max_age_seconds = receipt.request.max_age_seconds
+    objection = shape_objection(event, len(serialized)) or time_objection(
+        event, receipt.received_at, max_age_seconds
+    )
     if objection is not None:
         return objection
-    provenance = event.provenance
-    site_id = provenance.site_id
-    if site_id:
-        stored_site = key.sites.get(site_id)
-        if stored_site is None:
-            return _UNKNOWN_SITE
-        if stored_site != site_id:
-            provenance.site_id = stored_site
-    elif key.kind == _PULSE:
-        if not key.only_site:
-            return _NO_SITE
-        provenance.site_id = key.only_site
-    return None
-
-
-def _stamp(event: Event, receipt: Receipt) -> None:
-    event_id = str(uuid7())
-    event.event_id = event_id
-    event.source_id = receipt.key.source.source_id
-    event.received_at.CopyFrom(receipt.received_at)
+    stamp = receipt.stamp
+    site_id = event.provenance.site_id
+    if site_id or key.kind == _PULSE:
+        stored_site = key.sites.get(site_id) if site_id else key.only_site
+        if not stored_site:
+            return _UNKNOWN_SITE if site_id else _NO_SITE
+        stamp += field(_PROVENANCE, field(_SITE_ID, stored_site.encode()))
     if not event.HasField("occurred_at"):
-        event.occurred_at.CopyFrom(receipt.received_at)
+        stamp += field(_OCCURRED_AT, receipt.received_at.SerializeToString())
     if not event.client_ip:
-        event.client_ip = receipt.client_ip
-    receipt.events.append(event)
-    receipt.results.append(EventResult(event_id=event_id))
+        stamp += field(_CLIENT_IP, receipt.request.client_ip.encode())
+    event_id = str(uuid7())
+    stamp += field(_EVENT_ID, event_id.encode())
+    receipt.items.append(field(_EVENTS, serialized + stamp))
+    receipt.results.add().event_id = event_id
+    return None
 
 
 def _refuse(rejection: Rejection, raw: bytes, receipt: Receipt) -> None:
@@ -302,13 +304,13 @@ def _refuse(rejection: Rejection, raw: bytes, receipt: Receipt) -> None:
         rejection=stored,
         raw=raw,
         received_at=receipt.received_at,
-        dialect=receipt.dialect,
-        endpoint=receipt.endpoint,
-        request_id=receipt.request_id,
-        client_ip=receipt.client_ip,
+        dialect=receipt.request.dialect,
+        endpoint=receipt.request.endpoint,
+        request_id=receipt.request.request_id,
+        client_ip=receipt.request.client_ip,
     )
-    receipt.quarantined.append(refused)
-    receipt.results.append(EventResult(rejection=rejection))
+    receipt.items.append(field(_QUARANTINED, refused.SerializeToString()))
+    receipt.results.add().rejection.CopyFrom(rejection)
 
 
 def _with_vendor_ids(context_json: str, vendor_ids: Mapping[str, str]) -> str:

@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from hmac import compare_digest
 from typing import Any, NamedTuple, cast
+from urllib.parse import unquote
 
 import grpc
 from polylect.v1 import error_reason_pb2 as reasons
+from uuid_utils import uuid7
 
 from core_service.admission import INVALID_CREDENTIAL, MISSING_CREDENTIAL
 from core_service.errors import CoreError
 from core_service.keys import KeyEntry, KeyRing
+
+_REQUEST_ID_CHARACTERS = 128
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -45,6 +49,12 @@ class Callers:
         if key is None:
             raise CoreError(*INVALID_CREDENTIAL[:2])
         return key
+
+    def source_id_of(self, context: Context) -> str:
+        """Give the source the call's key belongs to; "" when it has no valid one."""
+        token = bearer_token(context)
+        key = self._keys.find(token, self._clock().timestamp()) if token and self._keys.loaded else None
+        return key.source.source_id if key is not None else ""
 
     def is_facade(self, metadata: Metadata) -> bool:
         """Tell whether a call with that metadata is the facade's."""
@@ -110,6 +120,19 @@ def bearer_token(context: Context) -> str:
 def metadata_value(context: Context, name: str) -> str:
     """Give the first value of that name; "" when there is none."""
     return _first(cast("Metadata", context.invocation_metadata() or ()), name)
+
+
+def request_id_of(context: Context) -> str:
+    """Give the caller's own request id; a new one when it gave none."""
+    return metadata_value(context, "x-request-id")[:_REQUEST_ID_CHARACTERS] or str(uuid7())
+
+
+def client_ip_of(context: Context) -> str:
+    """Give the address a call comes from; "" when it has none, as over a socket file."""
+    kind, _, address = context.peer().partition(":")
+    if kind not in ("ipv4", "ipv6"):
+        return ""
+    return unquote(address.rpartition(":")[0]).strip("[]")
 
 
 def _bearer(metadata: Metadata) -> str:

@@ -4,17 +4,14 @@ Whatever arrives while a flush is under way becomes the next row. Nothing here k
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 from polylect.v1 import error_reason_pb2 as reasons
-from polylect.v1.event_pb2 import Event
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
-from polylect.v1.queue_pb2 import EventBatch
 
 from core_service.errors import CoreError, Overloaded, StorageUnavailable
-from core_service.ports import Queue
+from core_service.ports import LedgerLine, Queue
 
 # A row the worker can hold and write in one transaction without trouble.
 ROW_ITEMS = 5_000
@@ -32,50 +29,48 @@ log = structlog.get_logger()
 class Parcel:
     """What is committed together or not at all."""
 
-    __slots__ = ("events", "quarantined", "size_bytes")
+    __slots__ = ("items", "received", "size_bytes")
 
     def __init__(self) -> None:
         """Start empty."""
-        self.events: list[Event] = []
-        self.quarantined: list[QuarantinedEvent] = []
+        self.items: list[bytes] = []
+        # What was put in, for the ledger.
+        self.received: dict[LedgerLine, int] = {}
         self.size_bytes = 0
 
-    def __len__(self) -> int:
-        """Count the items."""
-        return len(self.events) + len(self.quarantined)
+    def count(self, line: LedgerLine, items: int) -> None:
+        """Count items that were put in."""
+        if items:
+            self.received[line] = self.received.get(line, 0) + items
 
 
 class Consignment:
     """All that one call wants durable, cut into parcels that each fit a row."""
 
-    def __init__(self, size_bytes: int) -> None:
-        """Take the size of the whole call, an upper bound of what will be added."""
+    def __init__(self) -> None:
+        """Start with one parcel."""
         self.parcels = [Parcel()]
-        self._fits_one_row = size_bytes <= ROW_BYTES
-        if self._fits_one_row:
-            self.parcels[0].size_bytes = size_bytes
 
-    def add(self, events: Sequence[Event], quarantined: Sequence[QuarantinedEvent]) -> range:
-        """Add what belongs to one answer; give the indexes of the parcels it went to."""
-        parcel = self.parcels[-1]
+    def add(self, items: Sequence[bytes], line: LedgerLine) -> range:
+        """Add what belongs to one answer, each an EventBatch of one item, and where the ledger counts it.
+
+        Give the indexes of its parcels.
+        """
         first = len(self.parcels) - 1
-        if self._fits_one_row and len(parcel) + len(events) + len(quarantined) <= ROW_ITEMS:
-            parcel.events += events
-            parcel.quarantined += quarantined
-        else:
-            for event in events:
-                self._room_for(event.ByteSize()).events.append(event)
-            for refused in quarantined:
-                self._room_for(refused.ByteSize()).quarantined.append(refused)
-        return range(first, len(self.parcels))
-
-    def _room_for(self, size_bytes: int) -> Parcel:
+        counted = 0
         parcel = self.parcels[-1]
-        if len(parcel) and (len(parcel) >= ROW_ITEMS or parcel.size_bytes + size_bytes > ROW_BYTES):
-            parcel = Parcel()
-            self.parcels.append(parcel)
-        parcel.size_bytes += size_bytes
-        return parcel
+        for item in items:
+            size_bytes = parcel.size_bytes + len(item)
+            if parcel.items and (size_bytes > ROW_BYTES or len(parcel.items) >= ROW_ITEMS):
+                parcel.count(line, counted)
+                parcel = Parcel()
+                self.parcels.append(parcel)
+                size_bytes, counted = len(item), 0
+            parcel.items.append(item)
+            parcel.size_bytes = size_bytes
+            counted += 1
+        parcel.count(line, counted)
+        return range(first, len(self.parcels))
 
 
 class GroupCommit:
@@ -101,7 +96,7 @@ class GroupCommit:
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[None] | None] = []
         for parcel in wanted:
-            future = loop.create_future() if len(parcel) else None
+            future = loop.create_future() if parcel.items else None
             futures.append(future)
             if future is not None:
                 self._held_bytes += parcel.size_bytes
@@ -129,7 +124,7 @@ class GroupCommit:
         items = size_bytes = 0
         while self._waiting:
             parcel = self._waiting[0][0]
-            items += len(parcel)
+            items += len(parcel.items)
             size_bytes += parcel.size_bytes
             if row and (items > ROW_ITEMS or size_bytes > ROW_BYTES):
                 break
@@ -139,11 +134,11 @@ class GroupCommit:
     async def _flush(self, row: list[tuple[Parcel, asyncio.Future[None]]]) -> None:
         error: Callable[[], CoreError] | None = None
         try:
-            batch = EventBatch()
+            items = [item for parcel, _ in row for item in parcel.items]
+            received: Counter[LedgerLine] = Counter()
             for parcel, _ in row:
-                batch.events.extend(parcel.events)
-                batch.quarantined.extend(parcel.quarantined)
-            await self._queue.append(batch)
+                received.update(parcel.received)
+            await self._queue.append(b"".join(items), len(items), received)
             if self._failing:
                 log.info("queue_available")
             self._failing = False
@@ -154,7 +149,7 @@ class GroupCommit:
             self._failing = True
         except Exception:
             error = CommitFailed
-            log.exception("commit_failed", items=sum(len(parcel) for parcel, _ in row))
+            log.exception("commit_failed", items=sum(len(parcel.items) for parcel, _ in row))
         except BaseException:
             # Cancelled: nobody knows, so nobody is told that it is durable.
             error = StorageUnavailable

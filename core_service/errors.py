@@ -40,6 +40,9 @@ class Objection(NamedTuple):
 class CoreError(Exception):
     """A refusal of a whole call. Retryable exactly when `retry_after_seconds` is not 0."""
 
+    event_count = 1
+    """Events refused with the call; 1 when none could be read, 0 when none was refused."""
+
     def __init__(
         self,
         reason: ErrorReason.ValueType,

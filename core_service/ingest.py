@@ -6,9 +6,11 @@ An answer leaves only when everything it speaks of is durable.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.event_pb2 import Event
 from polylect.v1.ingest_pb2 import (
@@ -18,38 +20,41 @@ from polylect.v1.ingest_pb2 import (
     BatchIngestStreamResponse,
     ClientOutcome,
     ClientRequest,
-    EventResult,
     IngestRequest,
     IngestResponse,
     IngestStreamRequest,
     IngestStreamResponse,
 )
 from polylect.v1.ingest_pb2_grpc import IngestServiceServicer
-from uuid_utils import uuid7
+from polylect.v1.trail_pb2 import ReportRefusalsRequest, ReportRefusalsResponse
 
 from core_service.admission import (
     Admission,
     Receipt,
+    Results,
     received_at_of,
     timestamp_of,
     write_rejection,
 )
-from core_service.callers import Callers, Context, bearer_token, metadata_value
+from core_service.callers import Callers, Context, bearer_token, request_id_of
 from core_service.commit import Consignment, GroupCommit
 from core_service.errors import CoreError, Objection, StorageUnavailable
 from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyEntry
+from core_service.ports import LedgerLine
+from core_service.refusals import HOUR_SECONDS, Refusals
 
 MAX_EVENTS = 1_000
 _STREAM_READ_AHEAD = 64
 _SERVICE = "/polylect.v1.IngestService"
-_REQUEST_ID_CHARACTERS = 128
 
 _BROKEN = Objection(reasons.ERROR_REASON_INTERNAL, "Internal error")
 
-_Answer: TypeAlias = asyncio.Task[list[EventResult]]
+_Answer: TypeAlias = asyncio.Task[IngestStreamResponse]
 
 log = structlog.get_logger()
+
+_wants_fingerprint = attrgetter("fingerprint_visitor")
 
 
 class IngestServicer(IngestServiceServicer):
@@ -62,6 +67,7 @@ class IngestServicer(IngestServiceServicer):
         fingerprints: Fingerprints,
         *,
         group_commit: GroupCommit,
+        refusals: Refusals,
         clock: Callable[[], datetime],
         draining: asyncio.Event,
     ) -> None:
@@ -70,6 +76,7 @@ class IngestServicer(IngestServiceServicer):
         self._admission = admission
         self._fingerprints = fingerprints
         self._group_commit = group_commit
+        self._refusals = refusals
         self._clock = clock
         self._draining = draining
 
@@ -100,32 +107,56 @@ class IngestServicer(IngestServiceServicer):
         response: BatchIngestResponse | BatchIngestStreamResponse,
     ) -> None:
         now = self._clock().timestamp()
-        consignment = Consignment(request.ByteSize())
+        consignment = Consignment()
         placed: list[tuple[ClientOutcome, range]] = []
+        refused: list[tuple[ClientRequest, ClientOutcome]] = []
         for one in request.requests:
             outcome = response.outcomes.add()
             try:
-                receipt = await self._take(one, outcome, now)
+                key = self._admission.enter(one, outcome, now)
+                if key is None:
+                    refused.append((one, outcome))
+                    continue
+                items = list(one.items)
+                received_at = received_at_of(one, self._clock)
+                if any(map(_wants_fingerprint, items)):
+                    await self._have_salt(received_at)
+                receipt = self._admission.judge(one, items, outcome, key, received_at)
             except StorageUnavailable as error:
                 _refuse_whole(outcome, Objection(error.reason, error.message))
+                refused.append((one, outcome))
                 continue
             except Exception:
                 # One request's trouble, whatever it is, is not its neighbours'.
                 log.exception("request_failed", request_id=one.request_id, dialect=one.dialect)
                 _refuse_whole(outcome, _BROKEN)
+                refused.append((one, outcome))
                 continue
-            if receipt is not None and receipt.results:
-                outcome.results.extend(receipt.results)
-                placed.append((outcome, consignment.add(receipt.events, receipt.quarantined)))
+            if receipt.items:
+                placed.append((outcome, consignment.add(receipt.items, _ledger_line(receipt))))
         errors = await self._group_commit.commit(consignment.parcels)
         if any(errors):
             _refuse_undurable(response, placed, errors)
+            pairs = zip(request.requests, response.outcomes, strict=True)
+            refused = [(one, outcome) for one, outcome in pairs if outcome.HasField("refusal")]
+        # Not of a call that failed as a whole: these are its facade's to report.
+        for one, outcome in refused:
+            self._refusals.note_request(one, outcome.refusal, self._admission.source_id_of(one, now))
+
+    async def ReportRefusals(  # noqa: N802 - the proto's name
+        self, request: ReportRefusalsRequest, context: Context
+    ) -> ReportRefusalsResponse:
+        """Take what a facade refused by itself."""
+        self._callers.require_facade(context)
+        self._refusals.note_report(request)
+        return ReportRefusalsResponse()
 
     async def Ingest(self, request: IngestRequest, context: Context) -> IngestResponse:  # noqa: N802 - the proto's name
         """Judge and commit one caller's events."""
         key = self._callers.require_key(context)
-        committing = self._take_direct(request.events, key, context, f"{_SERVICE}/Ingest")
-        return IngestResponse(results=await committing)
+        response = IngestResponse()
+        await self._take_direct(request.events, key, context, f"{_SERVICE}/Ingest", response.results)
+        return response
 
     async def IngestStream(  # noqa: N802 - the proto's name
         self, request_iterator: AsyncIterator[IngestStreamRequest], context: Context
@@ -138,7 +169,7 @@ class IngestServicer(IngestServiceServicer):
         answer: _Answer | None = None
         try:
             while (answer := await answers.get()) is not None:
-                yield IngestStreamResponse(results=await answer)
+                yield await answer
                 room.release()
             await reader
             if self._draining.is_set():
@@ -174,47 +205,64 @@ class IngestServicer(IngestServiceServicer):
             drained.cancel()
             answers.put_nowait(None)
 
-    async def _take_message(self, message: IngestStreamRequest, context: Context) -> list[EventResult]:
+    async def _take_message(self, message: IngestStreamRequest, context: Context) -> IngestStreamResponse:
         # The key is looked up for every message: a revocation ends a stream too.
-        key = self._callers.key_of(bearer_token(context))
-        return await self._take_direct(message.events, key, context, f"{_SERVICE}/IngestStream")
+        try:
+            key = self._callers.key_of(bearer_token(context))
+        except CoreError as error:
+            error.event_count = len(message.events) or 1
+            raise
+        response = IngestStreamResponse()
+        await self._take_direct(message.events, key, context, f"{_SERVICE}/IngestStream", response.results)
+        return response
 
-    async def _take(self, request: ClientRequest, outcome: ClientOutcome, now: float) -> Receipt | None:
-        key = self._admission.enter(request, outcome, now)
-        if key is None:
-            return None
-        received_at = received_at_of(request, self._clock)
-        if not self._fingerprints.ready(received_at.seconds) and any(
-            item.fingerprint_visitor for item in request.items
-        ):
-            try:
-                await self._fingerprints.prepare(received_at.seconds)
-            except ConnectionError as error:
-                log.warning("salt_unavailable", error=str(error))
-                raise StorageUnavailable from error
-        return self._admission.judge(request, outcome, key, received_at)
+    async def _have_salt(self, received_at: Timestamp) -> None:
+        """Have the salt of that day at hand. Raises StorageUnavailable."""
+        if self._fingerprints.ready(received_at.seconds):
+            return
+        try:
+            await self._fingerprints.prepare(received_at.seconds)
+        except ConnectionError as error:
+            log.warning("salt_unavailable", error=str(error))
+            raise StorageUnavailable from error
 
     async def _take_direct(
-        self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str
-    ) -> list[EventResult]:
+        self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str, results: Results
+    ) -> None:
+        try:
+            await self._admit_direct(events, key, context, endpoint, results)
+        except CoreError as error:
+            error.event_count = len(events) or 1
+            raise
+
+    async def _admit_direct(
+        self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str, results: Results
+    ) -> None:
         if len(events) > MAX_EVENTS:
             message = f"More than {MAX_EVENTS} events in one request"
             raise CoreError(reasons.ERROR_REASON_BATCH_TOO_LARGE, message, field="events")
         now = self._clock()
         self._admission.enter_direct(key, now.timestamp())
-        request_id = metadata_value(context, "x-request-id")[:_REQUEST_ID_CHARACTERS] or str(uuid7())
-        receipt = Receipt(key, timestamp_of(now), "grpc", endpoint, request_id)
-        consignment = Consignment(sum(event.ByteSize() for event in events))
+        common = ClientRequest(dialect="grpc", endpoint=endpoint, request_id=request_id_of(context))
+        receipt = Receipt(key, timestamp_of(now), common, results)
+        consignment = Consignment()
         self._admission.judge_direct(events, receipt)
-        consignment.add(receipt.events, receipt.quarantined)
+        consignment.add(receipt.items, _ledger_line(receipt))
         for error in await self._group_commit.commit(consignment.parcels):
             if error is not None:
                 raise error
-        return receipt.results
 
 
 def _stopping() -> StorageUnavailable:
-    return StorageUnavailable("The core is stopping")
+    end = StorageUnavailable("The core is stopping")
+    # All that was sent has its answer.
+    end.event_count = 0
+    return end
+
+
+def _ledger_line(receipt: Receipt) -> LedgerLine:
+    seconds = receipt.received_at.seconds
+    return receipt.key.source.source_id, receipt.request.dialect, seconds - seconds % HOUR_SECONDS
 
 
 async def _end(task: asyncio.Future[Any]) -> None:

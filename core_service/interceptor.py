@@ -16,16 +16,18 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from polylect.v1 import error_reason_pb2 as reasons
 
-from core_service.callers import Callers, Context, Metadata
+from core_service.callers import Callers, Context, Metadata, client_ip_of, request_id_of
 from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, StorageUnavailable, reason_word
 from core_service.ingest import MAX_EVENTS
 from core_service.raw_message import MESSAGE_BYTES, RawLimits, parse
+from core_service.refusals import Refusals, RefusedCall
 
 _DOMAIN = "polylect.v1"
 _OWN_METHODS = "/polylect.v1."
 _BATCH_INGEST = "/polylect.v1.IngestService/BatchIngest"
 _BATCH_INGEST_STREAM = "/polylect.v1.IngestService/BatchIngestStream"
-_FACADE_METHODS = (_BATCH_INGEST, _BATCH_INGEST_STREAM)
+_REPORT_REFUSALS = "/polylect.v1.IngestService/ReportRefusals"
+_FACADE_METHODS = (_BATCH_INGEST, _BATCH_INGEST_STREAM, _REPORT_REFUSALS)
 _EVENT_METHODS = ("/polylect.v1.IngestService/Ingest", "/polylect.v1.IngestService/IngestStream")
 # At a time: of all with a credential but the facade; of each method that needs none.
 _CLIENT_CALLS = 1_000
@@ -48,9 +50,10 @@ log = structlog.get_logger()
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Lets calls in, answers their errors with a rich status, and counts them."""
 
-    def __init__(self, callers: Callers) -> None:
+    def __init__(self, callers: Callers, refusals: Refusals) -> None:
         """Start with no call under way."""
         self._callers = callers
+        self._refusals = refusals
         self._of_facade: dict[str, Handler] = {}
         self._of_others: dict[str, Handler] = {}
         self._client_places = _Places(_CLIENT_CALLS)
@@ -145,13 +148,28 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                         request = await _only(messages)
                         self._enter(context)
                         await context.write(await cast("Any", handler.unary_unary)(request, context))
+                    elif handler.unary_stream:
+                        request = await _only(messages)
+                        self._enter(context)
+                        await _stream(cast("Any", handler.unary_stream)(request, context), context)
                     else:
                         self._enter(context)
                         await _stream(cast("Any", handler.stream_stream)(messages, context), context)
             except Exception as error:
-                await _abort(context, _as_core_error(error, method))
+                refusal = _as_core_error(error, method)
+                if method in _EVENT_METHODS and refusal.event_count:
+                    self._note_refused(method, refusal, context)
+                await _abort(context, refusal)
 
         return _unread(answer, handler)
+
+    def _note_refused(self, method: str, refusal: CoreError, context: Context) -> None:
+        """Have refused events counted, and tell the caller by which id to ask for them."""
+        request_id = request_id_of(context)
+        source_id = self._callers.source_id_of(context)
+        call = RefusedCall(method, source_id, request_id, client_ip_of(context))
+        self._refusals.note_call(call, refusal)
+        context.set_trailing_metadata((("x-request-id", request_id),))
 
     def _wrap_open(self, handler: Handler, method: str) -> Handler:
         """Health and reflection: for anyone, so that anyone's calls must not be many, or large."""

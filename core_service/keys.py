@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import structlog
+from polylect.v1.event_pb2 import Event
 from polylect.v1.ingest_pb2 import KeyKind
 from polylect.v1.source_pb2 import Key, Source
 
@@ -35,6 +36,8 @@ class SourceEntry:
     rate_limit: tuple[int, int] | None
     vendor_cookies: tuple[str, ...]
     cookie_domain: str
+    # What every event of it gets, as an Event's bytes.
+    stamp: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,6 +154,7 @@ class KeyRing:
             rate_limit=(own.limit, own.window_seconds) if source.HasField("rate_limit") else None,
             vendor_cookies=tuple(source.vendor_cookies),
             cookie_domain=source.cookie_domain,
+            stamp=Event(source_id=source.source_id).SerializeToString(),
         )
 
 

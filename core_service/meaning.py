@@ -11,7 +11,11 @@ from polylect.v1.event_pb2 import Event, Revenue
 from core_service.errors import Objection
 
 _URL_CHARACTERS = 8_192
+_NAME_CHARACTERS = 1_024
+_MESSAGE_ID_CHARACTERS = 128
 _ID_BYTES = 1_024
+# Of all but the message id.
+_SMALLEST_LIMIT_BYTES = 1_024
 # No character takes more bytes in UTF-8.
 _BYTES_PER_CHARACTER = 4
 _YEAR_1971 = 31_536_000
@@ -27,7 +31,6 @@ _REQUIRED_FIELDS = {
     event_pb2.EVENT_KIND_GROUP: "group_id",
     event_pb2.EVENT_KIND_REVENUE: "",
 }
-_CHARACTER_LIMITS = (("name", 1_024), ("message_id", 128))
 _ID_FIELDS = ("anonymous_id", "user_id", "group_id", "session_id", "cookie_id")
 # Of each type of revenue: the signs its amount may have, and these in words.
 _AMOUNTS = {
@@ -37,20 +40,21 @@ _AMOUNTS = {
 }
 
 
-def shape_objection(event: Event) -> Objection | None:
-    """Give what is wrong with the event's kind, required fields and lengths."""
-    required_field = _REQUIRED_FIELDS.get(event.kind)
+def shape_objection(event: Event, size_bytes: int) -> Objection | None:
+    """Give what is wrong with the event's kind, required fields and lengths; the whole has `size_bytes`."""
+    kind = event.kind
+    required_field = _REQUIRED_FIELDS.get(kind)
     if required_field is None:
         return Objection(reasons.ERROR_REASON_KIND_UNKNOWN, "The event's kind is unknown", "kind")
     if required_field and not getattr(event, required_field):
         return _missing(required_field)
-    if event.HasField("revenue") != (event.kind == _REVENUE):
-        if event.kind == _REVENUE:
+    if event.HasField("revenue") != (kind == _REVENUE):
+        if kind == _REVENUE:
             return _missing("revenue")
         return _invalid("revenue", "Only a revenue event has revenue")
-    if event.kind == _REVENUE and (objection := _revenue_objection(event.revenue)):
+    if kind == _REVENUE and (objection := _revenue_objection(event.revenue)):
         return objection
-    return _length_objection(event)
+    return _length_objection(event, size_bytes)
 
 
 def _revenue_objection(revenue: Revenue) -> Objection | None:
@@ -64,10 +68,15 @@ def _revenue_objection(revenue: Revenue) -> Objection | None:
     return _invalid("revenue.amount", f"revenue.amount of a {revenue.event_type} must be {words}")
 
 
-def _length_objection(event: Event) -> Objection | None:
-    for field, limit in _CHARACTER_LIMITS:
-        if len(getattr(event, field)) > limit:
-            return _too_long(field, f"{limit} characters")
+def _length_objection(event: Event, size_bytes: int) -> Objection | None:
+    # Most events are smaller than what any other field may be: seven fields need not be looked at.
+    may_be_too_long = size_bytes > _SMALLEST_LIMIT_BYTES
+    if may_be_too_long and len(event.name) > _NAME_CHARACTERS:
+        return _too_long("name", f"{_NAME_CHARACTERS} characters")
+    if len(event.message_id) > _MESSAGE_ID_CHARACTERS:
+        return _too_long("message_id", f"{_MESSAGE_ID_CHARACTERS} characters")
+    if not may_be_too_long:
+        return None
     for field in _ID_FIELDS:
         text = getattr(event, field)
         if len(text) * _BYTES_PER_CHARACTER > _ID_BYTES and len(text.encode()) > _ID_BYTES:

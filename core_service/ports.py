@@ -4,15 +4,19 @@ Every method may raise ConnectionError when the store can't be reached or can't 
 that into STORAGE_UNAVAILABLE. Times are aware datetimes in UTC, ids are UUIDs in text form.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import date, datetime
 from typing import Protocol
 
 from polylect.v1.event_pb2 import Event
+from polylect.v1.identity_pb2 import GetIdentityResponse, IdentityUnlink, UnlinkIdentityResponse
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.query_pb2 import GetStatsRequest, GetStatsResponse, ListEventsRequest
-from polylect.v1.queue_pb2 import EventBatch
 from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
+from polylect.v1.trail_pb2 import ExplainEventResponse, GetLedgerResponse, Refusal
+
+LedgerLine = tuple[str, str, int]
+"""source_id, dialect, and the start of the UTC hour of receipt in seconds since the epoch."""
 
 
 class StoredKey(Protocol):
@@ -38,8 +42,13 @@ class StoredSource(Protocol):
 class Queue(Protocol):
     """The durable log between core and worker."""
 
-    async def append(self, batch: EventBatch) -> None:
-        """Make `batch` durable; it is when this returns. At most one row, all or nothing."""
+    async def append(
+        self, batch: bytes, item_count: int, received: Mapping[LedgerLine, int] | None = None
+    ) -> None:
+        """Make an EventBatch durable, given in bytes; it is when this returns. One row, all or nothing.
+
+        `received` says what was admitted into it, for the ledger: independent of what the batch holds.
+        """
 
 
 class SourceStore(Protocol):
@@ -74,7 +83,7 @@ class SourceStore(Protocol):
     ) -> Key | None:
         """Insert `key` and let the old one expire, both or neither; give the old key as it then stands.
 
-        An earlier end of the old key stays. None, and nothing done, when it is revoked, or there is none.
+        None, and nothing done, when the old key has an end already, or there is none.
         """
 
     async def revoke_key(self, key_id: str, revoked_at: datetime) -> Key | None:
@@ -130,4 +139,73 @@ class StatsStore(Protocol):
         """Answer `question`, whose source, site and range are given apart; site "" means all.
 
         The range is by the events' own time, from inclusive, until exclusive.
+        """
+
+
+class RefusalStore(Protocol):
+    """Where refused requests are counted and remembered."""
+
+    async def add_refused(self, counts: Mapping[LedgerLine, int], remembered: Sequence[Refusal]) -> None:
+        """Count events as received and refused, and remember some of their requests: all or nothing."""
+
+
+class TrailStore(Protocol):
+    """Reading what came of everything. `source_id` None means all sources."""
+
+    async def ledger(
+        self,
+        source_id: str | None,
+        received_from: datetime | None,
+        received_until: datetime | None,
+        page_size: int,
+        page_token: str,
+    ) -> GetLedgerResponse:
+        """Give a page of the ledger's hours, from inclusive, until exclusive.
+
+        Raises ValueError for a page token that is not one of its own.
+        """
+
+    async def explain(
+        self, source_id: str | None, asked_id: str, *, with_sourceless: bool
+    ) -> ExplainEventResponse:
+        """Give the stories of an id, none when nothing is known of it.
+
+        `with_sourceless`: also of what no source could be told of.
+        """
+
+
+class TailStore(Protocol):
+    """What is new. `source_id` None means all sources; ids are UUIDv7, so in the order of receipt."""
+
+    async def events_after(
+        self, source_id: str | None, after_id: str, known: Collection[str], limit: int
+    ) -> list[Event]:
+        """Give the newest events after that id, without `known`, at most `limit`, oldest first."""
+
+    async def refused_after(
+        self, source_id: str | None, after_id: str, known: Collection[str], limit: int
+    ) -> list[QuarantinedEvent]:
+        """Give the newest entries of the quarantine in the same way."""
+
+
+class IdentityStore(Protocol):
+    """Who is who, in one source."""
+
+    async def user_identity(
+        self, source_id: str, user_id: str, page_size: int, page_token: str
+    ) -> GetIdentityResponse:
+        """Give a page of what is known of a user. Raises ValueError for a page token of another list."""
+
+    async def visitor_identity(
+        self, source_id: str, anonymous_id: str, page_size: int, page_token: str
+    ) -> GetIdentityResponse:
+        """Give a page of what is known of a visitor. Raises ValueError for a page token of another list."""
+
+    async def unlink(
+        self, source_id: str, unlink: IdentityUnlink, *, dry_run: bool
+    ) -> UnlinkIdentityResponse | None:
+        """Add the record `unlink`, and give it as it then stands with what it changes; once.
+
+        Its time is moved to that of the latest link, where that is later. None, and nothing done, when no
+        link of the two is in force. A dry run does nothing, and gives the record without its id.
         """

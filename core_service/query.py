@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import grpc
 from polylect.v1 import error_reason_pb2 as reasons
@@ -21,8 +22,16 @@ from polylect.v1.query_pb2 import (
     GetStatsResponse,
     ListEventsRequest,
     ListEventsResponse,
+    TailEventsRequest,
+    TailEventsResponse,
 )
 from polylect.v1.query_pb2_grpc import QueryServiceServicer
+from polylect.v1.trail_pb2 import (
+    ExplainEventRequest,
+    ExplainEventResponse,
+    GetLedgerRequest,
+    GetLedgerResponse,
+)
 
 from core_service.callers import Callers, Context, require_scope
 from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, reason_word
@@ -30,6 +39,10 @@ from core_service.keys import KeyEntry
 from core_service.limits import QuotaCounters, QuotaState
 from core_service.ports import EventStore, SourceStore, StatsStore
 from core_service.stats import checked_question, missing
+from core_service.tail import Tails
+
+if TYPE_CHECKING:
+    from core_service.trail import Trail
 
 _DEFAULT_PAGE_SIZE = 50
 _MAX_PAGE_SIZE = 1_000
@@ -107,14 +120,18 @@ class QueryServicer(QueryServiceServicer):
         stats: StatsStore,
         *,
         quotas: QuotaCounters,
+        tails: Tails,
         clock: Callable[[], datetime],
+        trail: "Trail",
     ) -> None:
         """Take the parts."""
+        self._trail = trail
         self._callers = callers
         self._readers = readers
         self._events = events
         self._stats = stats
         self._quotas = quotas
+        self._tails = tails
         self._clock = clock
 
     async def GetEvent(self, request: GetEventRequest, context: Context) -> GetEventResponse:  # noqa: N802 - the proto's name
@@ -146,7 +163,7 @@ class QueryServicer(QueryServiceServicer):
         source_id = await self._readers.source_id(key, request.source)
         async with self._readers.turn(key):
             try:
-                page = await self._events.list_events(source_id, request, _page_size(request.page_size))
+                page = await self._events.list_events(source_id, request, page_size(request.page_size))
             except ValueError as error:
                 raise _bad_page_token() from error
         return ListEventsResponse(events=page[0], next_page_token=page[1])
@@ -164,6 +181,29 @@ class QueryServicer(QueryServiceServicer):
         site_id = request.site_id if key is None else _site_of(key, request.site_id)
         async with self._readers.turn(key):
             return await self._stats.figure(source_id, site_id, occurred_from, occurred_until, question)
+
+    async def GetLedger(self, request: GetLedgerRequest, context: Context) -> GetLedgerResponse:  # noqa: N802 - the proto's name
+        """Give a page of the ledger."""
+        return await self._trail.ledger(request, context)
+
+    async def ExplainEvent(self, request: ExplainEventRequest, context: Context) -> ExplainEventResponse:  # noqa: N802 - the proto's name
+        """Tell what became of a request or an event."""
+        return await self._trail.explain(request, context)
+
+    async def TailEvents(  # noqa: N802 - the proto's name
+        self, request: TailEventsRequest, context: Context
+    ) -> AsyncIterator[TailEventsResponse]:
+        """Give what happens, as it happens."""
+        key = self._callers.require_admin_or_key(context)
+        require_scope(key, "events:read")
+        source_id = await self._readers.source_id(key, request.source)
+        async with self._tails.following(source_id, request) as answers:
+            # Tells the caller that it has begun.
+            await context.send_initial_metadata(())
+            async for answer in answers:
+                # A revocation ends it too.
+                self._callers.require_admin_or_key(context)
+                yield answer
 
     def _count(self, key: KeyEntry, context: Context) -> None:
         now = self._clock().timestamp()
@@ -196,14 +236,15 @@ class QuarantineServicer(QuarantineServiceServicer):
         async with self._readers.turn(key):
             try:
                 page = await self._events.list_quarantined(
-                    source_id, reason, _page_size(request.page_size), request.page_token
+                    source_id, reason, page_size(request.page_size), request.page_token
                 )
             except ValueError as error:
                 raise _bad_page_token() from error
         return ListResponse(events=page[0], next_page_token=page[1])
 
 
-def _page_size(wanted: int) -> int:
+def page_size(wanted: int) -> int:
+    """Give how many a page may hold, of how many were asked for."""
     return min(wanted or _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE)
 
 

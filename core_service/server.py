@@ -6,7 +6,7 @@ The only module that knows which storage is used. Everything else of the core sp
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,8 @@ import grpc
 import structlog
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from polylect.v1 import ingest_pb2, quarantine_pb2, query_pb2, source_pb2
+from polylect.v1 import identity_pb2, ingest_pb2, quarantine_pb2, query_pb2, source_pb2
+from polylect.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from polylect.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
 from polylect.v1.quarantine_pb2_grpc import add_QuarantineServiceServicer_to_server
 from polylect.v1.query_pb2_grpc import add_QueryServiceServicer_to_server
@@ -27,18 +28,35 @@ from core_service.callers import Callers
 from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
 from core_service.discovery import add_reflection
 from core_service.fingerprint import Fingerprints
+from core_service.identity import IdentityServicer
 from core_service.ingest import IngestServicer
 from core_service.interceptor import CallInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
-from core_service.ports import EventStore, Queue, SourceStore, StatsStore
+from core_service.ports import (
+    EventStore,
+    IdentityStore,
+    Queue,
+    RefusalStore,
+    SourceStore,
+    StatsStore,
+    TailStore,
+    TrailStore,
+)
 from core_service.query import QuarantineServicer, QueryServicer, Readers
+from core_service.refusals import Refusals
 from core_service.sources import SourceServicer
+from core_service.tail import Tails
+from core_service.trail import Trail
 from storage.database import Database
 from storage.events import PostgresEvents
+from storage.explain import PostgresTrail
+from storage.identity_records import PostgresIdentity
 from storage.queue import PostgresQueue
+from storage.refusals import PostgresRefusals
 from storage.sources import PostgresSources
 from storage.stats import PostgresStats
+from storage.tail import PostgresTail
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -47,6 +65,7 @@ SERVICES = tuple(
         (query_pb2, "QueryService"),
         (source_pb2, "SourceService"),
         (quarantine_pb2, "QuarantineService"),
+        (identity_pb2, "IdentityService"),
     )
 )
 
@@ -92,6 +111,10 @@ class Stores(NamedTuple):
     sources: SourceStore
     events: EventStore
     stats: StatsStore
+    refusals: RefusalStore
+    trail: TrailStore
+    tail: TailStore
+    identity: IdentityStore
     # Answers when the database does, whatever else it is asked; raises ConnectionError.
     ping: Callable[[], Awaitable[None]]
 
@@ -125,16 +148,22 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
     queue = Database(options.database_url, size=FLUSHES_IN_FLIGHT)
     control = Database(options.database_url, size=2, timeout_seconds=_CONTROL_TIMEOUT_SECONDS)
     queries = Database(options.database_url, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+    # Nobody's long query makes those wait who watch.
+    tails = Database(options.database_url, size=1)
     try:
         yield Stores(
             queue=PostgresQueue(queue),
             sources=PostgresSources(control, include_demo=options.mode == "demo"),
             events=PostgresEvents(queries),
             stats=PostgresStats(queries),
+            refusals=PostgresRefusals(control),
+            trail=PostgresTrail(queries),
+            tail=PostgresTail(tails),
+            identity=PostgresIdentity(queries),
             ping=PostgresEvents(control).ping,
         )
     finally:
-        for database in (queue, control, queries):
+        for database in (queue, control, queries, tails):
             await database.aclose()
 
 
@@ -149,41 +178,48 @@ async def start_core(
     """
     keys = KeyRing(stores.sources, localhost_origins=options.mode != "production")
     fingerprints = Fingerprints(stores.sources)
-    quotas, readers = QuotaCounters(), Readers(stores.sources)
-    group_commit = GroupCommit(stores.queue)
-    draining = asyncio.Event()
+    quotas, readers, draining = QuotaCounters(), Readers(stores.sources), asyncio.Event()
+    group_commit, refusals = GroupCommit(stores.queue), Refusals(stores.refusals, clock)
     callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
-    admission = Admission(keys, quotas, fingerprints)
     ingest = IngestServicer(
-        callers, admission, fingerprints, group_commit=group_commit, clock=clock, draining=draining
+        callers,
+        Admission(keys, quotas, fingerprints),
+        fingerprints,
+        group_commit=group_commit,
+        refusals=refusals,
+        clock=clock,
+        draining=draining,
     )
-    query = QueryServicer(callers, readers, stores.events, stores.stats, quotas=quotas, clock=clock)
-    interceptor = CallInterceptor(callers)
-    server = _make_server(interceptor)
+    tails, trail = Tails(stores.tail, clock), Trail(callers, readers, stores.trail)
+    query = QueryServicer(
+        callers, readers, stores.events, stores.stats, quotas=quotas, tails=tails, clock=clock, trail=trail
+    )
+    server = _make_server(interceptor := CallInterceptor(callers, refusals))
     add_IngestServiceServicer_to_server(ingest, server)
     add_QueryServiceServicer_to_server(query, server)
     add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
     add_QuarantineServiceServicer_to_server(QuarantineServicer(callers, readers, stores.events), server)
+    add_IdentityServiceServicer_to_server(IdentityServicer(callers, readers, stores.identity, clock), server)
     add_reflection((*SERVICES, health.SERVICE_NAME), server)
     monitor = _Health(server, keys, stores.ping)
     port = _listen(server, options)
-    with contextlib.suppress(ConnectionError):
-        await keys.reload()
-    await monitor.check()
-    tasks = {"keys": keys.follow, "health": monitor.follow, "salts": lambda: fingerprints.follow(clock)}
-    background = [asyncio.create_task(_keep_running(name, follow)) for name, follow in tasks.items()]
+    await _look_once(keys, monitor)
+    background = _in_background(
+        keys=keys.follow,
+        health=monitor.follow,
+        salts=lambda: fingerprints.follow(clock),
+        refusals=refusals.follow,
+    )
     await server.start()
     log.info("core_listening", address=options.address, port=port, tls=options.tls_cert is not None)
     try:
         yield port
     finally:
         draining.set()
+        tails.stop()
         await monitor.stop()
         await _stop(server, interceptor, options.drain_seconds)
-        await group_commit.drain()
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await _write_the_last(group_commit, background, refusals)
 
 
 def _make_server(interceptor: CallInterceptor) -> grpc.aio.Server:
@@ -254,6 +290,26 @@ class _Health:
     async def stop(self) -> None:
         """Tell for good that nothing is served."""
         await self._healthiness.enter_graceful_shutdown()
+
+
+async def _look_once(keys: KeyRing, monitor: _Health) -> None:
+    with contextlib.suppress(ConnectionError):
+        await keys.reload()
+    await monitor.check()
+
+
+def _in_background(**tasks: Callable[[], Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(_keep_running(name, follow)) for name, follow in tasks.items()]
+
+
+async def _write_the_last(
+    group_commit: GroupCommit, background: Sequence[asyncio.Task[None]], refusals: Refusals
+) -> None:
+    await group_commit.drain()
+    for task in background:
+        task.cancel()
+    await asyncio.gather(*background, return_exceptions=True)
+    await refusals.flush()
 
 
 async def _keep_running(name: str, follow: Callable[[], Coroutine[Any, Any, None]]) -> None:

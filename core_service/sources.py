@@ -149,15 +149,16 @@ class SourceServicer(SourceServiceServicer):
             if not 0 <= request.overlap.seconds <= _MAX_OVERLAP_SECONDS or request.overlap.nanos < 0:
                 raise _bad("overlap", "The overlap is at most 30 days, and not negative")
             overlap = timedelta(seconds=request.overlap.seconds, microseconds=request.overlap.nanos // 1_000)
-        old = await self._key(request.key_id)
         now = self._clock()
-        if old.HasField("expires_at") and _has_passed(old.expires_at, now):
-            raise _ended()
+        old = await self._key(request.key_id)
+        _check_endless(old, now)
         key = Key(source_id=old.source_id, kind=old.kind, scopes=old.scopes, sites=old.sites)
         secret = self._mint(key)
         ended = await self._store.replace_key(old.key_id, key, _hash(secret), expires_at=now + overlap)
         if ended is None:
-            raise _ended()
+            # Somebody else was faster.
+            _check_endless(await self._key(old.key_id), now)
+            raise _no_key(old.key_id)
         await self._apply(key.source_id)
         return source_pb2.RotateKeyResponse(key=key, secret=secret, old_key=ended)
 
@@ -259,6 +260,19 @@ def _check_scopes_and_sites(request: source_pb2.CreateKeyRequest) -> None:
         raise _bad("sites", f"A site has 1 to {_SITE_LENGTH} characters")
 
 
+def _check_endless(key: Key, now: datetime) -> None:
+    """See that a key has no end yet. Raises CoreError.
+
+    Rotated twice, it would leave a key that nobody asked for, and as good as the one that replaced it.
+    """
+    if key.HasField("revoked_at") or (key.HasField("expires_at") and _has_passed(key.expires_at, now)):
+        raise _bad("key_id", "The key has ended; make a new one")
+    if key.HasField("expires_at"):
+        end = key.expires_at.ToJsonString()
+        message = f"The key was rotated already and ends at {end}; rotate the key that replaced it"
+        raise _bad("key_id", f"{message}, or revoke this one to end it sooner")
+
+
 def _has_passed(moment: Timestamp, now: datetime) -> bool:
     return moment.seconds + moment.nanos / 1e9 <= now.timestamp()
 
@@ -281,10 +295,6 @@ def _no_source(name_or_id: str) -> CoreError:
 
 def _no_key(key_id: str) -> CoreError:
     return CoreError(reasons.ERROR_REASON_NOT_FOUND, f"No key {key_id!r}", field="key_id")
-
-
-def _ended() -> CoreError:
-    return _bad("key_id", "The key has ended; make a new one")
 
 
 def _bad(field: str, message: str) -> CoreError:

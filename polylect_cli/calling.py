@@ -3,7 +3,7 @@
 Hides the channel, the credential and the translation of refusals into sentences.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC
 from typing import Any, TypeVar, cast
@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
+from polylect.v1.identity_pb2_grpc import IdentityServiceStub
 from polylect.v1.query_pb2_grpc import QueryServiceStub
 from polylect.v1.source_pb2_grpc import SourceServiceStub
 
@@ -31,6 +32,7 @@ class Core:
     def __init__(self, settings: Settings, channel: grpc.Channel, admin_token: str) -> None:
         self.sources = SourceServiceStub(channel)
         self.queries = QueryServiceStub(channel)
+        self.identity = IdentityServiceStub(channel)
         self._target = settings.core_target
         self._metadata = (("authorization", f"Bearer {admin_token}"),)
 
@@ -40,6 +42,35 @@ class Core:
             return method(request, metadata=self._metadata, timeout=_TIMEOUT_SECONDS)
         except grpc.RpcError as error:
             raise _explained(error, self._target) from error
+
+    def follow(self, method: Callable[..., Iterable[Response]], request: Any) -> Iterator[Response]:
+        """Call and give what comes, without end; it has begun when this returns.
+
+        Raises CommandError, both here and while read; Interrupted where it may be called again.
+        """
+        answers = method(request, metadata=self._metadata)
+        with self._interruptions():
+            # The stubs can't say that it is a call too.
+            cast("grpc.Call", answers).initial_metadata()
+        return self._each(answers)
+
+    def _each(self, answers: Iterable[Response]) -> Iterator[Response]:
+        with self._interruptions():
+            yield from answers
+
+    @contextmanager
+    def _interruptions(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            explained = _explained(error, self._target)
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
+                raise Interrupted(str(explained), explained.exit_code) from error
+            raise explained from error
+
+
+class Interrupted(CommandError):
+    """A call that may be made again."""
 
 
 @contextmanager

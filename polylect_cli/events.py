@@ -4,9 +4,6 @@ Hides how an event is shown: to people a line, to programs the canonical event w
 objects, digit by digit as they were sent.
 """
 
-import time
-from collections.abc import Callable
-from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -16,59 +13,43 @@ from google.protobuf.json_format import MessageToDict
 from google.type.money_pb2 import Money
 from polylect.v1.event_pb2 import Event, EventKind
 from polylect.v1.query_pb2 import ListEventsRequest
-from polylect.v1.source_pb2 import ListSourcesRequest
 
 from polylect_cli.calling import Core, connected, time_text
-from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table, printable
+from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table
+from polylect_cli.source_names import SourceNames
 
 _PREFIX = "EVENT_KIND_"
-_KINDS = ("page", "track", "identify", "group", "revenue")
+KINDS = ("page", "track", "identify", "group", "revenue")
 _COLUMNS = ("received", "kind", "name", "visitor", "user", "source", "dialect")
-_FOLLOW_PAUSE_SECONDS = 0.5
-# Rows of one claim become visible together, somewhat after they were received.
-_FOLLOW_OVERLAP = timedelta(seconds=30)
 _PAGE_SIZE = 1_000
 
 
 def events(
     source: Annotated[str, typer.Option(help="Name or id of the source.")] = "",
-    kind: Annotated[str, typer.Option(metavar="|".join(_KINDS), help="This kind only.")] = "",
+    kind: Annotated[str, typer.Option(metavar="|".join(KINDS), help="This kind only.")] = "",
     name: Annotated[str, typer.Option(help="This name only.")] = "",
     user: Annotated[str, typer.Option(help="This user_id only.")] = "",
     visitor: Annotated[str, typer.Option(help="This anonymous_id only.")] = "",
     dialect: Annotated[str, typer.Option(help="pulsora, pulse, apex, datafly or grpc.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Then go on with new ones; Ctrl-C ends.")
-    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """List the latest events, newest first (with --follow: newest last)."""
-    if kind and kind not in _KINDS:
-        raise CommandError(
-            f"--kind {kind}: there is no such kind; give one of {', '.join(_KINDS)}", EXIT_USAGE
-        )
+    """List the latest events, newest first; `polylect tail` shows new ones as they come."""
     request = ListEventsRequest(
         source=source,
-        kind=EventKind.Value(_PREFIX + kind.upper()) if kind else EventKind.EVENT_KIND_UNSPECIFIED,
+        kind=kind_of(kind),
         name=name,
         user_id=user,
         anonymous_id=visitor,
         dialect=dialect,
     )
     with connected() as core:
-        latest, sources = _latest(core, request, limit), _Sources(core)
-
-        def show_line(event: Event) -> None:
-            print_line(printable("  ".join(filter(None, _row(event, sources)))))
-
-        if follow:
-            _follow(core, request, latest, _show_document if as_json else show_line)
-        elif as_json:
+        latest, sources = _latest(core, request, limit), SourceNames(core)
+        if as_json:
             for event in latest:
-                _show_document(event)
+                print_json(as_document(event))
         elif latest:
-            print_table(_COLUMNS, [_row(event, sources) for event in latest])
+            print_table(_COLUMNS, [row_of(event, sources) for event in latest])
         else:
             print_line("no events yet; `polylect send --help` shows how to send one")
 
@@ -87,47 +68,17 @@ def _latest(core: Core, request: ListEventsRequest, limit: int) -> list[Event]:
     return found
 
 
-def _follow(
-    core: Core, request: ListEventsRequest, latest: list[Event], show: Callable[[Event], None]
-) -> None:
-    for event in reversed(latest):
-        show(event)
-    seen = {event.event_id: event.received_at.seconds for event in latest}
-    # What of the overlap was there before and not listed is no news.
-    old_until = latest[0].event_id if latest else ""
-    while True:
-        if latest:
-            request.received_from.FromDatetime(latest[0].received_at.ToDatetime() - _FOLLOW_OVERLAP)
-            seen = {key: at for key, at in seen.items() if at >= request.received_from.seconds}
-        time.sleep(_FOLLOW_PAUSE_SECONDS)
-        latest = _latest(core, request, 100 * _PAGE_SIZE)
-        for event in reversed(latest):
-            if event.event_id not in seen and event.event_id > old_until:
-                show(event)
-            seen[event.event_id] = event.received_at.seconds
-        old_until = ""
+def kind_of(text: str) -> EventKind.ValueType:
+    """Give the kind of that name, unspecified for ""; raises CommandError."""
+    if text and text not in KINDS:
+        raise CommandError(
+            f"--kind {text}: there is no such kind; give one of {', '.join(KINDS)}", EXIT_USAGE
+        )
+    return EventKind.Value(_PREFIX + text.upper()) if text else EventKind.EVENT_KIND_UNSPECIFIED
 
 
-class _Sources:
-    """Knows sources by name; asks again for one it has not heard of."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._names: dict[str, str] = {}
-
-    def name(self, source_id: str) -> str:
-        if source_id not in self._names:
-            answer = self._core.call(self._core.sources.ListSources, ListSourcesRequest())
-            self._names |= {source.source_id: source.name for source in answer.sources}
-        # Examples' events stay when the examples are gone.
-        return self._names.setdefault(source_id, source_id)
-
-
-def _show_document(event: Event) -> None:
-    print_json(as_document(event))
-
-
-def _row(event: Event, sources: _Sources) -> tuple[str, ...]:
+def row_of(event: Event, sources: SourceNames) -> tuple[str, ...]:
+    """Give an event for people: a cell for each of the columns."""
     return (
         time_text(event.received_at),
         _kind(event),

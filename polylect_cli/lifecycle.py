@@ -5,10 +5,12 @@ those would import the parts.
 """
 
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 import typer
@@ -40,31 +42,39 @@ def core() -> None:
     """Run the core alone: gRPC, for a fleet."""
     settings = load_settings()
     check_files(settings)
-    _run("core", settings, {**_core_options(settings), "database_url": _database_url(settings)})
+    database_url = _running_database_url(settings, "core")
+    _run("core", settings, {**_core_options(settings), "database_url": database_url})
 
 
 def facade() -> None:
     """Run the facade alone: HTTP, for a fleet."""
     settings = load_settings()
     check_files(settings)
+    if settings.core_address and token(settings, "facade") is None:
+        # One made here would be unknown there.
+        raise SettingsError(
+            f"the facade must know the token by which the core at {settings.core_address} knows it: set "
+            "POLYLECT_FACADE_TOKEN as it is set there, or to what its data directory has in facade_token"
+        )
     _run("facade", settings, _facade_options(settings))
 
 
 def worker() -> None:
     """Run one worker alone, for a fleet."""
     settings = load_settings()
-    _run("worker", settings, {**_worker_options(settings), "database_url": _database_url(settings)})
+    database_url = _running_database_url(settings, "worker")
+    _run("worker", settings, {**_worker_options(settings), "database_url": database_url})
 
 
 def migrate() -> None:
     """Bring the database's schema up to date, in demo mode make the examples; repeating changes nothing."""
     settings = load_settings()
-    if settings.database_url is None:
+    url = _running_url(settings)
+    if url is None:
         # `up` does it too, so that one is needed only to look at a fresh schema.
         _migrate_embedded(settings)
     else:
-        options = {**_prepare_options(settings), "database_url": _database_url(settings)}
-        _run("prepare", settings, options)
+        _run("prepare", settings, {**_prepare_options(settings), "database_url": url, "tell": True})
 
 
 def config(
@@ -142,10 +152,36 @@ def _database_url(settings: Settings) -> str:
     return url
 
 
+def _running_database_url(settings: Settings, part: str) -> str:
+    """Give the URL of the database a part alone works on. Raises SettingsError when nobody would start it."""
+    url = _running_url(settings)
+    if url is None:
+        raise SettingsError(
+            f"a {part} alone starts no database: set DATABASE_URL to the postgresql:// URL of the fleet's, "
+            f"or start `polylect up` (all parts and a database), which does not run in {settings.data_dir}"
+        )
+    return url
+
+
+def _running_url(settings: Settings) -> str | None:
+    """Give the URL of the database that is set, which may be away, or of the embedded one while it runs."""
+    if settings.database_url:
+        return settings.database_url.get_secret_value()
+    url = saved_url(settings.data_dir / "postgres")
+    if url is None:
+        return None
+    place = urlsplit(url)
+    try:
+        socket.create_connection((place.hostname, place.port), timeout=5).close()
+    except OSError:
+        return None
+    return url
+
+
 def _migrate_embedded(settings: Settings) -> None:
     """Start the embedded database, prepare it, stop it. Raises EmbeddedPostgresError when it is in use."""
     with EmbeddedPostgres(settings.data_dir / "postgres", bin_dir=settings.pg_bin) as postgres:
-        options = {**_prepare_options(settings), "database_url": postgres.url}
+        options = {**_prepare_options(settings), "database_url": postgres.url, "tell": True}
         done = subprocess.run(
             [sys.executable, "-P", "-m", RUN_PART, "prepare"],
             input=pack(_log_options(settings), options),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from polylect_cli import events, keys, lifecycle, send, sources, stats
+from polylect_cli import events, identity, keys, ledger, lifecycle, send, sources, stats, tail, why
 from polylect_cli.output import EXIT_USAGE, CommandError, print_error, print_line
 from polylect_cli.settings import SettingsError
 from storage.postgres_binaries import EmbeddedPostgresError
@@ -31,10 +31,14 @@ for function, name in (
     (send.send, "send"),
     (events.events, "events"),
     (stats.stats, "stats"),
+    (tail.tail, "tail"),
+    (why.why, "why"),
+    (ledger.ledger, "ledger"),
 ):
     app.command(name)(function)
 app.add_typer(sources.app, name="source")
 app.add_typer(keys.app, name="key")
+app.add_typer(identity.app, name="identity")
 
 
 def _show_version(wanted: bool) -> None:

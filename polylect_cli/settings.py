@@ -9,14 +9,16 @@ import ipaddress
 import os
 import secrets
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 _PREFIX = "POLYLECT_"
 _MASK = "********"
+_LAST_PORT = 65_535
+_QUOTED_CHARACTERS = 60
 
 
 class SettingsError(Exception):
@@ -26,12 +28,33 @@ class SettingsError(Exception):
 def _networks(given: object) -> object:
     if not isinstance(given, str):
         return given
-    entries = [entry.strip() for entry in given.split(",") if entry.strip()]
-    return tuple(str(ipaddress.ip_network(entry, strict=False)) for entry in entries)
+    networks = []
+    for entry in filter(None, map(str.strip, given.split(","))):
+        try:
+            networks.append(str(ipaddress.ip_network(entry, strict=False)))
+        except ValueError as error:
+            raise ValueError(
+                f"must be networks as in 10.0.0.0/8 or ::1/128, by comma; not {_quoted(entry)}"
+            ) from error
+    return tuple(networks)
 
 
-Port = Annotated[int, Field(ge=1, le=65535)]
+def _target(given: str) -> str:
+    host, _, port = given.rpartition(":")
+    is_port = port.isascii() and port.isdigit() and 1 <= int(port) <= _LAST_PORT
+    if not given or given.startswith("unix:") or (host and is_port):
+        return given
+    raise ValueError(f"must be host:port, as in core.example:50051; not {_quoted(given)}")
+
+
+def _quoted(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}…"
+
+
+Port = Annotated[int, Field(ge=1, le=_LAST_PORT)]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
+Target = Annotated[str, AfterValidator(_target)]
 
 
 def _setting(default: Any, name: str, meaning: str, **limits: Any) -> Any:
@@ -81,9 +104,9 @@ class Settings(BaseSettings):
         7, "POLYLECT_DEDUP_WINDOW_DAYS", "Days within which a repeated client id is a duplicate", ge=1, le=400
     )
     retention_days: int = _setting(
-        0, "POLYLECT_RETENTION_DAYS", "Days after which events are dropped; 0: never", ge=0
+        0, "POLYLECT_RETENTION_DAYS", "Days after which events are dropped; 0: never", ge=0, le=36_500
     )
-    core_address: str = _setting(
+    core_address: Target = _setting(
         "", "POLYLECT_CORE_ADDRESS", "host:port where facade and command line find the core; unset: here"
     )
     grpc_tls_cert: Path | None = _setting(
@@ -138,9 +161,10 @@ class Settings(BaseSettings):
             raise ValueError("POLYLECT_CORE_TLS_CERT needs POLYLECT_CORE_TLS_CA too")
         if self.http_port == self.grpc_port:
             raise ValueError("POLYLECT_HTTP_PORT and POLYLECT_GRPC_PORT must differ")
-        url = self.database_url.get_secret_value() if self.database_url else "postgresql://"
-        if urlsplit(url).scheme not in ("postgresql", "postgres"):
-            raise ValueError("DATABASE_URL must be a postgresql:// URL")
+        if self.database_url and not _is_postgres(self.database_url.get_secret_value()):
+            raise ValueError(
+                "DATABASE_URL must be a postgresql:// URL, as in postgresql://user@host:5432/name"
+            )
         return self
 
     @property
@@ -203,12 +227,34 @@ def load_settings() -> Settings:
         settings = Settings()
     except ValidationError as error:
         for fault in error.errors(include_url=False):
-            name = str(fault["loc"][0]) if fault["loc"] else ""
             said = fault["msg"].removeprefix("Value error, ")
-            problems.append(f"{name}: {said}" if name else said)
+            if fault["loc"]:
+                name = str(fault["loc"][0])
+                if fault["type"] != "value_error":  # the library's words, not ours
+                    said = f"must be {_allowed(name)}, not {_quoted(fault['input'])}"
+                said = f"{name}: {said}"
+            problems.append(said)
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
+
+
+def _allowed(name: str) -> str:
+    """Say what a setting may be."""
+    field = next(one for one in Settings.model_fields.values() if one.validation_alias == name)
+    if field.annotation is not int:
+        return f"one of {', '.join(get_args(field.annotation))}"
+    ends = {
+        end: getattr(limit, end) for limit in field.metadata for end in ("ge", "le") if hasattr(limit, end)
+    }
+    return f"a whole number from {ends['ge']} to {ends['le']}"
+
+
+def _is_postgres(url: str) -> bool:
+    try:
+        return urlsplit(url).scheme in ("postgresql", "postgres")
+    except ValueError:
+        return False
 
 
 def check_files(settings: Settings) -> None:

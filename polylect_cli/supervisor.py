@@ -266,10 +266,12 @@ def _check_free(host: str, port: int, setting: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            remedy = _LISTEN_REMEDIES.get(error.errno or 0, "set {port} or POLYLECT_HOST")
+            said, fallback = os.strerror(error.errno or 0), "set {port} or POLYLECT_HOST"
+            if isinstance(error, socket.gaierror):  # numbers of its own
+                said, fallback = error.strerror or "", _LISTEN_REMEDIES[errno.EADDRNOTAVAIL]
+            remedy = _LISTEN_REMEDIES.get(error.errno or 0, fallback)
             raise CannotStartError(
-                f"can't listen on {host} port {port} ({os.strerror(error.errno or 0)}): "
-                + remedy.format(port=setting)
+                f"can't listen on {host} port {port} ({said}): " + remedy.format(port=setting)
             ) from error
 
 

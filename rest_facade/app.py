@@ -5,28 +5,31 @@ core) belongs to that loop. Nothing is shared between workers but the counters' 
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import falcon
 import structlog
 from falcon.asgi import App, Request
+from falcon.routing import CompiledRouter
+from falcon.uri import parse_query_string
 from polylect.v1 import error_reason_pb2 as reasons
 
 from rest_facade import body_json
 from rest_facade.address import AddressBook
 from rest_facade.body import BodyReader, ReadingBudget, Receive
-from rest_facade.caller import read_caller
+from rest_facade.caller import Caller, Headers, read_caller
 from rest_facade.coalescer import Coalescer
 from rest_facade.connections import COUNT_UNPARSED
 from rest_facade.core_link import CoreLink, read_tls
 from rest_facade.dialects import DIALECTS
 from rest_facade.endpoint import RECEIVE, PixelEndpoint, PostEndpoint, TakesEvents
-from rest_facade.face import Clock, Face, Response, now_by
+from rest_facade.face import Clock, Face, Now, Response, now_by
 from rest_facade.health import HealthResource, MetricsResource, ReadyResource
 from rest_facade.metrics import Metrics
 from rest_facade.options import FacadeOptions
 from rest_facade.origins import OriginBook
+from rest_facade.refusals import Refusals
 from rest_facade.scripts import script_routes
 from rest_facade.stats import PATH as STATS_PATH
 from rest_facade.stats import StatsResource
@@ -42,7 +45,58 @@ _UNPARSED_REASONS = {
     431: reasons.ERROR_REASON_PAYLOAD_TOO_LARGE,
     503: reasons.ERROR_REASON_OVERLOADED,
 }
+_UNPARSED_MESSAGES = {
+    400: "The request is no HTTP",
+    431: "The request's head is too large",
+    503: "Too many connections",
+}
+# With these an event may have come.
+_SENDING_METHODS = ("POST", "PUT", "PATCH")
 _PRINTABLE_ASCII = bytes(range(0x21, 0x7F))
+
+
+class FacadeRequest(Request):
+    """Falcon's request, made without what hardly anybody here asks it for: 8,000 instructions less."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, scope: dict[str, Any], receive: Any, first_event: Any = None, options: Any = None
+    ) -> None:
+        self.scope = scope
+        self.options = options
+        self.is_websocket = False
+        self.method = scope["method"]
+        self.path = scope["path"] or "/"
+        self.query_string = scope["query_string"].decode()
+        self._params = {}
+        if self.query_string:
+            self._params = parse_query_string(
+                self.query_string, options.keep_blank_qs_values, options.auto_parse_qs_csv
+            )
+        self.uri_template = None
+
+    @property
+    def _asgi_headers(self) -> dict[bytes, bytes]:  # type: ignore[override]
+        return Headers(self.scope["headers"]).raw
+
+
+class FacadeRouter(CompiledRouter):
+    """Falcon's router, which finds a path it has found before by one look-up: 6,000 instructions less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # No more than there are routes.
+        self._found: dict[str, Any] = {}
+
+    def find(self, uri: str, req: Any = None) -> Any:
+        """Find the route of a path."""
+        route = self._found.get(uri)
+        if route is None:
+            route = super().find(uri, req)
+            if route is not None and route[3] == uri:
+                self._found[uri] = route
+        return route
 
 
 class FacadeApp(App):  # type: ignore[type-arg]
@@ -67,7 +121,9 @@ def create_app(
 ) -> FacadeApp:
     """Make the application. It has no routes before the lifespan's start-up."""
     lifespan = _Lifespan(options, clock, dialects)
-    app = FacadeApp(middleware=[lifespan], response_type=Response)
+    app = FacadeApp(
+        middleware=[lifespan], request_type=FacadeRequest, response_type=Response, router=FacadeRouter()
+    )
     lifespan.app = app
     return app
 
@@ -84,7 +140,8 @@ class _Lifespan:
         self._link: CoreLink | None = None
         self._coalescer: Coalescer | None = None
         self._metrics: Metrics | None = None
-        self._flushing: asyncio.Task[None] | None = None
+        self._refusals: Refusals | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Connect and add the routes."""
@@ -101,11 +158,12 @@ class _Lifespan:
             max_waiting_requests=options.max_waiting_requests,
         )
         metrics = self._metrics = Metrics(options.metrics_dir)
-        self._flushing = asyncio.create_task(metrics.keep_flushing())
-        unparsed = metrics.of("", "")
-        scope.get("state", {})[COUNT_UNPARSED] = lambda status: unparsed.count_answer(
-            status, _UNPARSED_REASONS[status]
-        )
+        refusals = self._refusals = Refusals(link.report_refusals)
+        self._tasks = [
+            asyncio.create_task(metrics.keep_flushing()),
+            asyncio.create_task(refusals.keep_telling()),
+        ]
+        scope.get("state", {})[COUNT_UNPARSED] = self._unparsed_counter(metrics, refusals)
         addresses = AddressBook(options.trusted_proxies)
         origins = OriginBook(link.check_origin)
         routes: dict[str, Any] = {
@@ -116,18 +174,34 @@ class _Lifespan:
         budget = ReadingBudget(options.max_reading_bytes)
         for dialect in self._dialects:
             face = Face(dialect, self._now_us, addresses, origins)
-            routes |= self._endpoints(face, coalescer, budget, metrics)
+            routes |= self._endpoints(face, coalescer, budget, metrics, refusals)
             routes |= script_routes(face, metrics)
             if dialect.name == _STATS_DIALECT:
                 routes[STATS_PATH] = StatsResource(face, link, metrics.of(dialect.name, STATS_PATH))
         for path, resource in routes.items():
             self.app.add_route(path, resource)
-        everything_else = _EverythingElse(routes, addresses, metrics)
+        everything_else = _EverythingElse(routes, addresses, metrics, refusals, self._now_us)
         self.app.add_error_handler(falcon.HTTPError, everything_else.answer_unrouted)
         self.app.add_error_handler(Exception, everything_else.answer_fault)
 
+    def _unparsed_counter(self, metrics: Metrics, refusals: Refusals) -> Callable[[int, str, str], None]:
+        unparsed = metrics.of("", "")
+
+        def count(status: int, request_id: str, client_ip: str) -> None:
+            reason = _UNPARSED_REASONS[status]
+            unparsed.count_answer(status, reason)
+            message = _UNPARSED_MESSAGES[status]
+            refusals.note(reason, message, self._now_us(), request_id=request_id, client_ip=client_ip)
+
+        return count
+
     def _endpoints(
-        self, face: Face, coalescer: Coalescer, budget: ReadingBudget, metrics: Metrics
+        self,
+        face: Face,
+        coalescer: Coalescer,
+        budget: ReadingBudget,
+        metrics: Metrics,
+        refusals: Refusals,
     ) -> dict[str, TakesEvents]:
         return {
             endpoint.path: (PixelEndpoint if endpoint.pixel else PostEndpoint)(
@@ -136,6 +210,7 @@ class _Lifespan:
                 coalescer,
                 BodyReader(endpoint.max_bytes, self._options.body_timeout_seconds, budget),
                 metrics.of(face.dialect.name, endpoint.path),
+                refusals=refusals,
                 development=self._options.development,
             )
             for endpoint in face.dialect.endpoints
@@ -145,8 +220,12 @@ class _Lifespan:
         """Disconnect, when nothing is under way any more."""
         if self._coalescer is not None:
             await self._coalescer.drain()
-        if self._flushing is not None and self._metrics is not None:
-            self._flushing.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._refusals is not None:
+            await self._refusals.tell()
+        if self._metrics is not None:
             self._metrics.flush()
         if self._link is not None:
             await self._link.close()
@@ -155,7 +234,16 @@ class _Lifespan:
 class _EverythingElse:
     """Answers what no endpoint does, in the words of the dialect whose path is nearest."""
 
-    def __init__(self, routes: dict[str, Any], addresses: AddressBook, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        routes: dict[str, Any],
+        addresses: AddressBook,
+        metrics: Metrics,
+        refusals: Refusals,
+        now_us: Now,
+    ) -> None:
+        self._refusals = refusals
+        self._now_us = now_us
         self._routes = routes
         self._addresses = addresses
         self._neutral_metrics = metrics.of("", "")
@@ -194,13 +282,36 @@ class _EverythingElse:
         face = getattr(route, "face", None) or self._nearest_face(req.path)
         if face is not None:
             metrics = getattr(route, "metrics", None) or self._metrics.of(face.dialect.name, "")
-            await face.refuse(resp, face.read_caller(req), metrics, reason, message)
+            caller = face.read_caller(req)
+            self._note_refused(req, caller, reason, message, face.dialect.name)
+            await face.refuse(resp, caller, metrics, reason, message)
             return
         caller = read_caller(req.scope, self._addresses, needs_own_origin=False)
+        self._note_refused(req, caller, reason, message, "")
         resp.status = status
         resp.data = body_json.write({"error": message})
         resp.set_header("X-Request-Id", caller.request_id)
         self._neutral_metrics.count_answer(status, reason)
+
+    def _note_refused(
+        self,
+        req: Request,
+        caller: Caller,
+        reason: reasons.ErrorReason.ValueType,
+        message: str,
+        dialect: str,
+    ) -> None:
+        if req.method in _SENDING_METHODS:
+            # A path that is none of ours may hold anything, a key too.
+            self._refusals.note(
+                reason,
+                f"{req.method}: {message}",
+                self._now_us(),
+                request_id=caller.request_id,
+                client_ip=caller.client_ip,
+                dialect=dialect,
+                endpoint=req.path if req.path in self._routes else "",
+            )
 
     def _nearest_face(self, path: str) -> Face | None:
         """Give the face of the route that shares most first segments with the path, if it shares any."""

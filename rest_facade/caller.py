@@ -15,26 +15,26 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class Headers(Mapping[str, str]):
     """Headers by lower-case name, repeated ones joined. Decoded when asked for: most never are."""
 
-    __slots__ = ("_raw",)
+    __slots__ = ("raw",)
 
     def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
-        self._raw = dict(raw)
-        if len(self._raw) < len(raw):
-            self._raw = _joined(raw)
+        self.raw = dict(raw)
+        if len(self.raw) < len(raw):
+            self.raw = _joined(raw)
 
     def __getitem__(self, name: str) -> str:
-        return self._raw[name.encode()].decode("latin-1")
+        return self.raw[name.encode()].decode("latin-1")
 
     def get(self, name: str, default: Any = None) -> Any:
         """Give a header, or the default: the parent's way by an exception costs ten times as much."""
-        value = self._raw.get(name.encode())
+        value = self.raw.get(name.encode())
         return default if value is None else value.decode("latin-1")
 
     def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self._raw)
+        return (name.decode("latin-1") for name in self.raw)
 
     def __len__(self) -> int:
-        return len(self._raw)
+        return len(self.raw)
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -59,10 +59,15 @@ def read_caller(scope: Mapping[str, Any], addresses: AddressBook, *, needs_own_o
     return Caller(
         headers,
         addresses.client_ip(peer, headers),
-        asked_id if asked_id and _REQUEST_ID.fullmatch(asked_id) else str(uuid7()),
+        sane_request_id(asked_id),
         headers.get("origin", ""),
         addresses.own_origin(peer, scope["scheme"], headers) if needs_own_origin else "",
     )
+
+
+def sane_request_id(asked_id: str | None) -> str:
+    """Give the client's own id for its request, if it gave a sane one; else a new one."""
+    return asked_id if asked_id and _REQUEST_ID.fullmatch(asked_id) else str(uuid7())
 
 
 def _joined(raw: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -12,10 +12,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.ingest_pb2 import BatchIngestStreamResponse
+from polylect.v1.ingest_pb2_grpc import IngestServiceStub
 from polylect.v1.query_pb2 import GetStatsRequest, GetStatsResponse
 from polylect.v1.query_pb2_grpc import QueryServiceStub
 from polylect.v1.source_pb2 import CheckOriginRequest
 from polylect.v1.source_pb2_grpc import SourceServiceStub
+from polylect.v1.trail_pb2 import ReportRefusalsRequest
 
 from rest_facade.core_refusal import CoreRefusal, refusal_of
 
@@ -70,6 +72,7 @@ class CoreLink:
             response_deserializer=BatchIngestStreamResponse.FromString,
         )
         self._idle_streams: list[Any] = []
+        self._ingest = IngestServiceStub(self._channel)
         self._sources = SourceServiceStub(self._channel)
         self._queries = QueryServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -103,6 +106,15 @@ class CoreLink:
             if not stream.done():
                 return stream
         return None
+
+    async def report_refusals(self, request: ReportRefusalsRequest) -> None:
+        """Tell what was refused here."""
+        try:
+            await self._ingest.ReportRefusals(
+                request, metadata=self._metadata, timeout=_CHECK_TIMEOUT_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise refusal_of(error) from error
 
     async def check_origin(self, origin: str) -> bool:
         """Tell whether any enabled source lists the origin."""

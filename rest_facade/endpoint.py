@@ -17,6 +17,7 @@ from rest_facade.core_refusal import CoreRefusal
 from rest_facade.decode import Arrival, Decoder
 from rest_facade.face import Face, Response
 from rest_facade.metrics import EndpointMetrics
+from rest_facade.refusals import Refusals
 from rest_facade.render import Answer
 from rest_facade.vocabulary import Endpoint, ShapeError
 
@@ -55,6 +56,7 @@ class TakesEvents:
         reader: BodyReader,
         metrics: EndpointMetrics,
         *,
+        refusals: Refusals,
         development: bool,
     ) -> None:
         self.face = face
@@ -62,6 +64,7 @@ class TakesEvents:
         self._endpoint = endpoint
         self._coalescer = coalescer
         self._reader = reader
+        self._refusals = refusals
         self._decoder = Decoder(face.dialect, endpoint)
         cookie = face.dialect.visitor_cookie
         self._jar = CookieJar(cookie) if cookie else None
@@ -97,7 +100,7 @@ class TakesEvents:
         visitor = jar.read(caller.headers) if jar else None
         request = ClientRequest()
         try:
-            body = await self._reader.read(req.scope[RECEIVE], caller.headers)
+            body = await self._reader.read(req.scope.pop(RECEIVE), caller.headers)
             arrival = Arrival(
                 caller.headers,
                 _last_of_each(req) if req.query_string else _NO_QUERY,
@@ -118,9 +121,11 @@ class TakesEvents:
         except ClientGone:
             return
         except ShapeError as error:
+            self._note_refused(caller, request, received_us, error.reason, error.message)
             await self._refuse(resp, caller, error.reason, error.message)
             return
         except CoreRefusal as refusal:
+            self._note_refused(caller, request, received_us, refusal.reason, refusal.message)
             await self._refuse(resp, caller, refusal.reason, refusal.message, refusal.retry_after_seconds)
             return
         answer = face.renderer.outcome(self._endpoint, outcome, as_batch, received_us // 1000)
@@ -130,6 +135,26 @@ class TakesEvents:
             cookies = jar.to_set(visitor, request, outcome, secure=secure)
         face.send(resp, answer, caller, is_own or outcome.origin_allowed, cookies)
         self.metrics.count_outcome(answer.status, outcome, as_batch=as_batch)
+
+    def _note_refused(
+        self,
+        caller: Caller,
+        request: ClientRequest,
+        received_us: int,
+        reason: reasons.ErrorReason.ValueType,
+        message: str,
+    ) -> None:
+        """Have a request counted of which the core gave no outcome."""
+        self._refusals.note(
+            reason,
+            message,
+            received_us,
+            request_id=caller.request_id,
+            client_ip=caller.client_ip,
+            dialect=self.face.dialect.name,
+            endpoint=self._endpoint.path,
+            events=len(request.items) or 1,
+        )
 
     async def _refuse(
         self,

@@ -29,6 +29,8 @@ Now = Callable[[], int]
 class Response(asgi.Response):
     """Falcon's response, with a way to set all headers that costs nothing for each."""
 
+    __slots__ = ()
+
     def take_headers(self, headers: dict[str, str]) -> None:
         """Send these headers, by lower-case name, and forget those set before."""
         self._headers = headers

@@ -11,7 +11,7 @@ class FacadeOptions:
     core_address: str
     # What the core knows the facade by.
     facade_token: str
-    # Emptied at start. Holds the counters all workers share.
+    # Each facade makes one of its own in it, for the counters its workers share; several may use it at once.
     metrics_dir: str
     # PEM files: authorities of the core (None: no TLS), and the facade's own certificate and key.
     core_tls_ca: str | None = None

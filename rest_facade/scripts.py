@@ -50,6 +50,13 @@ class ScriptResource:
 
     on_head = on_get
 
+    async def on_options(self, req: Request, resp: Response) -> None:
+        """Say which methods there are."""
+        resp.status = 204
+        resp.set_header("Allow", self.allowed_methods)
+        resp.set_header("X-Request-Id", self.face.read_caller(req).request_id)
+        self.metrics.count_answer(204)
+
 
 def script_routes(face: Face, metrics: Metrics) -> dict[str, ScriptResource]:
     """Give the routes of a dialect's scripts. Raises OSError when one was not built."""

@@ -5,11 +5,14 @@ prometheus-client has been told, by its environment variable, where the workers'
 """
 
 import ctypes
+import fcntl
 import logging
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
@@ -28,11 +31,47 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - for heartbeats, as gunicorn ad
 
 def run(options: FacadeOptions, clock: Callable[[], datetime] | None = None) -> None:
     """Serve until SIGTERM or SIGINT, answer what was accepted, and exit the process with 0."""
-    metrics_dir = Path(options.metrics_dir)
-    shutil.rmtree(metrics_dir, ignore_errors=True)
-    metrics_dir.mkdir(parents=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
-    _Facade(options, clock).run()
+    own = _own_directory(Path(options.metrics_dir), options.port)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(own)
+    _Facade(replace(options, metrics_dir=str(own)), clock).run()
+
+
+def _own_directory(metrics_dir: Path, port: int) -> Path:
+    """Make a directory for the counters of this master and its workers, and remove those of dead ones.
+
+    A living facade holds a lock on its own, which ends with the last of its processes, however they end. The
+    port in the name is for people: a new facade may meet an old one of the same port.
+    """
+    metrics_dir.mkdir(parents=True, exist_ok=True)
+    # Held so that nobody takes a directory for a dead one's before it is locked.
+    turn = _lock(metrics_dir, wait=True)
+    try:
+        for found in metrics_dir.iterdir():
+            if (abandoned := _lock(found)) is None:
+                continue
+            shutil.rmtree(found, ignore_errors=True)
+            os.close(abandoned)
+        own = Path(tempfile.mkdtemp(prefix=f"{port}-", dir=metrics_dir))
+        # Left open: the workers inherit it.
+        _lock(own)
+    finally:
+        if turn is not None:
+            os.close(turn)
+    return own
+
+
+def _lock(directory: Path, *, wait: bool = False) -> int | None:
+    """Give the descriptor that holds the lock; None when another process does, or there is no directory."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 class _Facade(BaseApplication):  # type: ignore[misc]
@@ -66,7 +105,7 @@ def _settings(options: FacadeOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "bind": f"{host}:{options.port}",
         "workers": options.workers,
-        "worker_class": "rest_facade.connections.FacadeWorker",
+        "worker_class": "rest_facade.gunicorn_worker.FacadeWorker",
         "worker_connections": options.max_connections,
         "backlog": options.backlog,
         "keepalive": options.keep_alive_seconds,

@@ -186,7 +186,8 @@ def _read_question(query: Mapping[str, str], now_ms: int) -> _Question:
             raise ShapeError(reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {name}", name)
     metric = query["metric"]
     if metric not in _METRICS:
-        raise ShapeError(reasons.ERROR_REASON_METRIC_UNKNOWN, f"Unknown metric: {metric[:64]}", "metric")
+        message = f"Unknown metric: {metric[:64]}; metric must be one of: {', '.join(_METRICS)}"
+        raise ShapeError(reasons.ERROR_REASON_METRIC_UNKNOWN, message, "metric")
     period = _read_word(query, "period", _PERIODS) or _DEFAULT_PERIOD
     # The present millisecond is within the range.
     until_ms = _read_ms(query, "end_date", now_ms + 1)

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql import ClauseElement
 
 from storage.errors import StorageUnavailable, driver_errors_wrapped
+from storage.roundtrip import Connection
 
 # A commit acknowledged to a client must be on disk, whatever the server's default.
 _SESSION = """
@@ -29,8 +30,6 @@ SELECT set_config('synchronous_commit', 'on', false),
        set_config('statement_timeout', %s, false)
 """
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
-
-Connection = psycopg.AsyncConnection[dict[str, Any]]
 
 
 @contextmanager
@@ -60,7 +59,7 @@ async def connect(url: str, timeout_seconds: float) -> Connection:
 
     Raises psycopg.Error and OSError.
     """
-    connection = await psycopg.AsyncConnection.connect(
+    connection = await Connection.connect(
         url,
         autocommit=True,
         row_factory=dict_row,

@@ -64,7 +64,7 @@ _Item = TypeVar("_Item", Event, QuarantinedEvent)
 
 
 @dataclass(frozen=True)
-class _Listing(Generic[_Item]):
+class Listing(Generic[_Item]):
     """A table read from its newest row on: its key is (source_id, id), and ids are in the order of time."""
 
     id_column: Column[str]
@@ -92,8 +92,8 @@ class _Listing(Generic[_Item]):
         return select(each).select_from(_ANY_SOURCE.join(each, true())).order_by(newest_first).limit(limit)
 
 
-_EVENTS = _Listing(events.c.event_id, _SELECTED, event_of, b"e")
-_QUARANTINE = _Listing(quarantine.c.quarantine_id, QUARANTINE_SELECTED, quarantined_of, b"q")
+EVENTS = Listing(events.c.event_id, _SELECTED, event_of, b"e")
+QUARANTINE = Listing(quarantine.c.quarantine_id, QUARANTINE_SELECTED, quarantined_of, b"q")
 
 
 class PostgresEvents:
@@ -130,7 +130,7 @@ class PostgresEvents:
         remembered = select(dedup_keys).where(
             _of_source(dedup_keys.c.source_id, source_id), dedup_keys.c.dedup_key == message_key(message_id)
         )
-        latest = _EVENTS.newest(source_id, (), _MESSAGE_ID_SEARCH, _MESSAGE_KEY).subquery("latest")
+        latest = EVENTS.newest(source_id, (), _MESSAGE_ID_SEARCH, _MESSAGE_KEY).subquery("latest")
         named = select(latest).where(_is(latest.c.message_id, message_id)).order_by(latest.c.event_id.desc())
         for found in (remembered, named):
             for key in await self._database.rows(found.limit(1)):
@@ -151,7 +151,7 @@ class PostgresEvents:
         size are ignored. Raises ValueError for a page token that is not one of its own.
         """
         conditions = _conditions_of(filters)
-        return await self._page(_EVENTS, source_id, conditions, page_size, filters.page_token)
+        return await self._page(EVENTS, source_id, conditions, page_size, filters.page_token)
 
     async def list_quarantined(
         self, source_id: str | None, reason: str, page_size: int, page_token: str
@@ -161,11 +161,11 @@ class PostgresEvents:
         Raises ValueError for a page token that is not one of its own.
         """
         conditions = [_is(quarantine.c.reason, reason)] if reason else []
-        return await self._page(_QUARANTINE, source_id, conditions, page_size, page_token)
+        return await self._page(QUARANTINE, source_id, conditions, page_size, page_token)
 
     async def _page(
         self,
-        listing: _Listing[_Item],
+        listing: Listing[_Item],
         source_id: str | None,
         conditions: Iterable[ColumnElement[bool]],
         page_size: int,

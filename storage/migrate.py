@@ -11,7 +11,7 @@ import psycopg
 
 from storage.errors import MigrationFailed, driver_errors_wrapped
 
-HEAD = "0002"
+HEAD = "0004"
 """The newest revision, which this version's code is written against."""
 
 _CONNECT_TIMEOUT_SECONDS = 10
@@ -30,13 +30,13 @@ def is_current(database_url: str) -> bool:
         return connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
 
 
-def migrate(database_url: str) -> None:
-    """Give the database this version's schema, unless it has it. Several processes may call it at once.
+def migrate(database_url: str) -> bool:
+    """Give the database this version's schema; False when it had it. Several processes may call it at once.
 
     Raises StorageUnavailable, and MigrationFailed when a revision can't be applied or the database is newer.
     """
     if is_current(database_url):
-        return
+        return False
     upgrade = subprocess.run(
         [sys.executable, "-P", "-m", "storage.migrations.upgrade"],
         input=f"{database_url}\n",
@@ -46,3 +46,4 @@ def migrate(database_url: str) -> None:
     )
     if upgrade.returncode:
         raise MigrationFailed(f"the database could not be migrated: {upgrade.stderr.strip()}")
+    return True

@@ -33,7 +33,7 @@ _MESSAGE_LIMIT = 2_000
 _PREFIX = "ERROR_REASON_"
 _NAMELESS = "reason_"
 _REASONS = {name.removeprefix(_PREFIX).lower(): number for name, number in ErrorReason.items()}
-_REASON_TEXTS = {number: text for text, number in _REASONS.items()}
+_REASON_TEXTS: dict[int, str] = {number: text for text, number in _REASONS.items()}
 # What quotes a value in the messages of Postgres and Python; a value may hold quotes itself.
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
 _COPIED_COLUMN = re.compile(r"^COPY events, line \d+, column (\w+)", re.MULTILINE)
@@ -101,7 +101,7 @@ def quarantined_of(row: Mapping[str, Any]) -> QuarantinedEvent:
         quarantine_id=row["quarantine_id"],
         source_id=row["source_id"],
         rejection=Rejection(
-            reason=_reason_of(row["reason"]), message=row["message"], field=row["field"] or ""
+            reason=reason_of(row["reason"]), message=row["message"], field=row["field"] or ""
         ),
         raw=row["raw"],
         received_at=timestamp_of(row["received_at"]),
@@ -118,8 +118,7 @@ def _row_of(entry: QuarantinedEvent, now: datetime) -> tuple[Any, ...]:
         uuid_text(entry.source_id) or NO_SOURCE,
         uuid_text(entry.quarantine_id) or str(uuid7()),
         _time_of(entry) or now,
-        # A core that is already newer may have more of them.
-        _REASON_TEXTS.get(rejection.reason, f"{_NAMELESS}{rejection.reason}"),
+        reason_text(rejection.reason),
         _text(rejection.message),
         _text(rejection.field) or None,
         entry.raw,
@@ -130,7 +129,14 @@ def _row_of(entry: QuarantinedEvent, now: datetime) -> tuple[Any, ...]:
     )
 
 
-def _reason_of(text: str) -> ErrorReason.ValueType:
+def reason_text(reason: int) -> str:
+    """Give a reason as tables have it: field_missing."""
+    # A core that is already newer may have more of them.
+    return _REASON_TEXTS.get(reason, f"{_NAMELESS}{reason}")
+
+
+def reason_of(text: str) -> ErrorReason.ValueType:
+    """Give the reason of its text in a table; unspecified for one that is not known."""
     number = text.removeprefix(_NAMELESS)
     if number != text and number.isdecimal():
         return ErrorReason.ValueType(int(number))

@@ -4,7 +4,8 @@ Hides that a batch is a row, its compression, how a claim is cut and kept from o
 settling it deletes rows. It must not know what becomes of events.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
@@ -16,9 +17,10 @@ from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.queue_pb2 import EventBatch
 
-from storage.database import Connection, Database
+from storage.database import Database
 from storage.quarantine_rows import undecodable
-from storage.roundtrip import prepare, run_prepared
+from storage.reckoning import Line, Reckoning, decode_received, encode_received, hour_of
+from storage.roundtrip import Connection
 
 # Under this zstd saves less disk than it costs time.
 _COMPRESS_FROM_BYTES = 2048
@@ -28,7 +30,9 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _LARGEST_BATCH_BYTES = 1 << 30
 
 _STATEMENT = b"polylect_append"
-_INSERT = b"INSERT INTO queue (item_count, payload) VALUES ($1, $2)"
+_INSERT = b"INSERT INTO queue (item_count, payload, received) VALUES ($1, $2, $3)"
+# jsonb in binary is its version, then the text.
+_JSONB_VERSION = b"\x01"
 
 # One round trip when there is nothing; by the index, for the table's first pages hold dead rows only.
 _WAITING = "SELECT queue_id FROM queue ORDER BY queue_id LIMIT 1"
@@ -38,7 +42,7 @@ _CLAIM = """
 DECLARE claim NO SCROLL CURSOR FOR
 SELECT queue_id, item_count, octet_length(payload) FROM queue ORDER BY queue_id FOR UPDATE SKIP LOCKED
 """
-_PAYLOADS = "SELECT queue_id, payload FROM queue WHERE queue_id = ANY(%s) ORDER BY queue_id"
+_PAYLOADS = "SELECT queue_id, payload, received FROM queue WHERE queue_id = ANY(%s) ORDER BY queue_id"
 _DELETE = "DELETE FROM queue WHERE queue_id = ANY(%s)"
 _FIRST_FETCH_ROWS = 8
 _LARGEST_FETCH_ROWS = 1_000
@@ -48,6 +52,8 @@ _CLAIM_SETTINGS = "SET LOCAL synchronous_commit = off"
 
 log = structlog.get_logger()
 
+_compressor = zstandard.ZstdCompressor(level=1)
+
 
 class PostgresQueue:
     """The core's end of the queue. Give it a Database of its own, so that queries can't make it wait."""
@@ -56,21 +62,21 @@ class PostgresQueue:
         self._database = database
         self._prepared: WeakSet[Connection] = WeakSet()
 
-    async def append(self, batch: EventBatch) -> None:
-        """Commit `batch` as one row, synced to disk; an empty one needs none.
+    async def append(self, batch: bytes, item_count: int, received: Mapping[Line, int] | None = None) -> None:
+        """Commit an EventBatch of so many items, given in bytes, as one row, synced to disk.
+
+        `received` is the ledger's word on what came in; without it, what the batch holds when it is claimed.
 
         Raises StorageUnavailable; when the connection broke at the commit, the row may be there all the same.
         """
-        item_count = len(batch.events) + len(batch.quarantined)
-        if not item_count:
-            return
         payload = encode_batch(batch)
+        counted = None if received is None else _JSONB_VERSION + encode_received(received)
         async with self._database.connection() as connection:
             try:
                 if connection not in self._prepared:
-                    await prepare(connection, _STATEMENT, _INSERT)
+                    await connection.prepare(_STATEMENT, _INSERT)
                     self._prepared.add(connection)
-                await run_prepared(connection, _STATEMENT, (item_count.to_bytes(4), payload))
+                await connection.run_prepared(_STATEMENT, (item_count.to_bytes(4), payload, counted))
             except psycopg.Error:
                 # It may be the statement that is gone: a new connection starts anew.
                 await connection.close()
@@ -87,6 +93,8 @@ class Claim:
     refused: list[QuarantinedEvent]
     # Nothing more was there to claim.
     emptied: bool
+    # Has what came in; what becomes of it is the writer's to add.
+    reckoning: Reckoning = field(default_factory=Reckoning)
 
     @property
     def items(self) -> int:
@@ -117,21 +125,38 @@ def claim(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
     events: list[Event] = []
     refused: list[QuarantinedEvent] = []
     decoded_bytes = 0
-    for queue_id, payload in connection.execute(_PAYLOADS, (locked,), binary=True):
+    reckoning = Reckoning()
+    for queue_id, payload, received in connection.execute(_PAYLOADS, (locked,), binary=True):
         queue_ids.append(queue_id)
         try:
-            batch = decode_batch(payload)
+            plain = _inflated(payload)
+            batch = _parsed(plain)
         except ValueError as error:
             # In quarantine an operator can find it; in the queue it would stop everything behind it.
             log.error("queue_row_undecodable", queue_id=queue_id, error=str(error))
             refused.append(undecodable(payload, error))
+            # All of it, as one piece.
+            reckoning.received.update(decode_received(received or []))
+            reckoning.quarantined.update(decode_received(received or []))
             continue
         events += batch.events
         refused += batch.quarantined
-        decoded_bytes += batch.ByteSize()
+        reckoning.received.update(_contents(batch) if received is None else decode_received(received))
+        decoded_bytes += len(plain)
         if decoded_bytes >= max_bytes:
             break
-    return Claim(connection, queue_ids, events, refused, emptied and len(queue_ids) == len(locked))
+    return Claim(connection, queue_ids, events, refused, emptied and len(queue_ids) == len(locked), reckoning)
+
+
+def _contents(batch: EventBatch) -> Mapping[Line, int]:
+    """Count what is in a batch of which nobody else has."""
+    reckoning = Reckoning()
+    reckoning.quarantine(batch.quarantined)
+    reckoning.quarantined.update(
+        (event.source_id, event.provenance.dialect, hour_of(event.received_at.seconds))
+        for event in batch.events
+    )
+    return reckoning.quarantined
 
 
 def _lock(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -> tuple[list[int], bool]:
@@ -154,20 +179,30 @@ def _lock(connection: psycopg.Connection[Any], max_items: int, max_bytes: int) -
         step = min(max(fitting, 1), _LARGEST_FETCH_ROWS)
 
 
-def encode_batch(batch: EventBatch) -> bytes:
-    """Give the payload for `batch`: its bytes, or one zstd frame of them where that is smaller."""
-    plain = batch.SerializeToString()
-    if len(plain) < _COMPRESS_FROM_BYTES:
-        return plain
-    compressed = zstandard.ZstdCompressor(level=1).compress(plain)
-    return compressed if len(compressed) < len(plain) else plain
+def encode_batch(batch: bytes) -> bytes:
+    """Give the payload for an EventBatch's bytes: these, or one zstd frame of them where that is smaller."""
+    if len(batch) < _COMPRESS_FROM_BYTES:
+        return batch
+    compressed = _compressor.compress(batch)
+    return compressed if len(compressed) < len(batch) else batch
 
 
 def decode_batch(payload: bytes) -> EventBatch:
     """Give the batch of a payload. Raises ValueError when it holds none."""
+    return _parsed(_inflated(payload))
+
+
+def _inflated(payload: bytes) -> bytes:
+    if not payload.startswith(_ZSTD_MAGIC):
+        return payload
     try:
-        if payload.startswith(_ZSTD_MAGIC):
-            payload = zstandard.ZstdDecompressor().decompress(payload, max_output_size=_LARGEST_BATCH_BYTES)
-        return EventBatch.FromString(payload)
-    except (zstandard.ZstdError, DecodeError) as error:
+        return zstandard.ZstdDecompressor().decompress(payload, max_output_size=_LARGEST_BATCH_BYTES)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"not the payload of a batch: {error}") from error
+
+
+def _parsed(plain: bytes) -> EventBatch:
+    try:
+        return EventBatch.FromString(plain)
+    except DecodeError as error:
         raise ValueError(f"not the payload of a batch: {error}") from error

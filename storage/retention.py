@@ -1,4 +1,4 @@
-"""What is deleted when: old events, with their sessions; keys past their window; yesterday's salts.
+"""What is deleted when: partitions, sessions, dedup keys, duplicates, refusals, and yesterday's salts.
 
 Hides the order, the chunks and that of all workers one does it at a time.
 """
@@ -10,10 +10,13 @@ from typing import Any
 import psycopg
 import structlog
 
+from storage.duplicates import purge_duplicates
 from storage.errors import driver_errors_wrapped
 from storage.partitions import LOCK_SPACE, Connect, Partitions
+from storage.refusals import purge_refusals
 
 _LOCK_RETENTION = 2
+_LOCK_TRIM = 3
 
 # A chunk takes some 40 ms, in which this worker claims nothing.
 _PURGE_ROWS = 5_000
@@ -47,9 +50,9 @@ class Retention:
     dedup_window: timedelta
 
     def apply(self, now: datetime) -> bool:
-        """Delete what is due, of the keys a chunk; False when more of them is due. Raises StorageUnavailable.
+        """Delete what is due, of keys and records a chunk; False when more of them is due.
 
-        Does nothing while another worker is at it.
+        Raises StorageUnavailable. Does nothing while another worker is at it.
         """
         with driver_errors_wrapped(), self.connect() as connection:
             got = connection.execute(
@@ -57,20 +60,33 @@ class Retention:
             ).fetchone()
             if got != (True,):
                 return True
-            keys = self._purge_dedup_keys(connection, now)
+            cutoff = self._dedup_cutoff(connection, now)
+            keys = connection.execute(_PURGE_DEDUP_KEYS, {"cutoff": cutoff, "rows": _PURGE_ROWS}).rowcount
+            duplicates_done = purge_duplicates(connection, cutoff)
             connection.execute("DELETE FROM daily_salts WHERE day < %s", ((now - _SALT_GRACE).date(),))
             dropped = self._drop_partitions(now)
             sessions = self._purge_sessions(connection, now)
         if dropped:
             log.info("partitions_dropped", days=[day.isoformat() for day in dropped])
-        return max(keys, sessions) < _PURGE_ROWS
+        return max(keys, sessions) < _PURGE_ROWS and duplicates_done
 
-    def _purge_dedup_keys(self, connection: psycopg.Connection[Any], now: datetime) -> int:
+    def trim(self, now: datetime) -> bool:
+        """Delete a chunk of the refusals that are old or too many; False when more is due.
+
+        Raises StorageUnavailable. Does nothing while another worker is at it.
+        """
+        with driver_errors_wrapped(), self.connect() as connection:
+            got = connection.execute(
+                "SELECT pg_try_advisory_lock(%s, %s)", (LOCK_SPACE, _LOCK_TRIM)
+            ).fetchone()
+            return got != (True,) or purge_refusals(connection, now)
+
+    def _dedup_cutoff(self, connection: psycopg.Connection[Any], now: datetime) -> datetime:
         # An event that waits in the queue counts as of its receipt: its window's keys must still be there.
         row = connection.execute("SELECT min(enqueued_at) FROM queue").fetchone()
         oldest = row[0] if row and row[0] else now
-        cutoff = min(now, oldest) - self.dedup_window - _CLOCK_GRACE
-        return connection.execute(_PURGE_DEDUP_KEYS, {"cutoff": cutoff, "rows": _PURGE_ROWS}).rowcount
+        cutoff: datetime = min(now, oldest) - self.dedup_window - _CLOCK_GRACE
+        return cutoff
 
     def _purge_sessions(self, connection: psycopg.Connection[Any], now: datetime) -> int:
         if not self.retention_days:

@@ -1,10 +1,10 @@
 """The one place that knows how an `Event` lies in a row of `events`, in both directions.
 
-A row is what COPY's text format takes cheapest: ids and times as text, NULL for an empty string, JSON as the
-text it was. It must not know who writes or asks.
+A row is text, as COPY takes it cheapest: "" is NULL, and JSON the text it was. Every event has a dialect. It
+must not know who writes or asks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -12,11 +12,19 @@ from typing import Any
 
 from google.type.money_pb2 import Money
 from polylect.v1.event_pb2 import Campaign, Device, Event, EventKind, Geo, Page, Provenance, Revenue
+from psycopg import Copy, sql
 
 from storage.schema import events
 from storage.values import EPOCH, selected, timestamp_of
 
+Row = tuple[str, ...]
+
 COLUMNS: tuple[str, ...] = tuple(column.name for column in events.columns)
+
+COPY = sql.SQL("COPY events ({}) FROM STDIN (NULL '')").format(
+    sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
+)
+"""Takes what `write_rows` writes."""
 
 _NANOS_PER_UNIT = 10**9
 _KIND_TEXTS: dict[int, str] = {
@@ -27,11 +35,14 @@ _KINDS = {text: EventKind.ValueType(number) for number, text in _KIND_TEXTS.item
 _PAGE_FIELDS = ("url", "path", "search", "title", "referrer", "referrer_source")
 _CAMPAIGN_FIELDS = ("source", "medium", "name", "term", "content")
 _DEVICE_FIELDS = ("type", "user_agent", "locale", "timezone")
-_NO_PAGE = (None,) * 6
-_NO_CAMPAIGN = (None,) * 5
-_NO_DEVICE = (None, None, None, None, False)
-_NO_REVENUE = (None,) * 8
-_NO_PROVENANCE = ("", None, None, None, None)
+_NO_CAMPAIGN = ("",) * 5
+_NO_REVENUE = ("",) * 8
+
+# Some 50 KB: allocated larger, memory would go back to the system each time.
+_ROWS_TOGETHER = 100
+
+# Called so, it takes half of what `event.HasField` does, which is looked for among the fields first.
+_has = Event.HasField
 
 
 def kind_text(kind: int) -> str:
@@ -44,100 +55,105 @@ def kind_of(text: str) -> EventKind.ValueType:
     return _KINDS[text]
 
 
-def row_of(event: Event) -> tuple[Any, ...]:
-    """Give the event's values in the order of COLUMNS, for COPY in text format.
+def row_of(event: Event) -> Row:
+    """Give the event's values in the order of COLUMNS.
 
     Raises ValueError for an event no row can hold: without kind, with a time outside the years 1 to 9999, or
     with a Struct where the core should have left JSON.
     """
     try:
         received_at = event.received_at
-        occurred_at = event.occurred_at if event.HasField("occurred_at") else received_at
+        occurred_at = event.occurred_at if _has(event, "occurred_at") else received_at
+        # A part reads as empty where there is none; those that mostly are there are not asked for first.
         return (
             event.source_id,
             event.event_id,
             _time_text(received_at.seconds, received_at.nanos),
             _time_text(occurred_at.seconds, occurred_at.nanos),
-            _time_text(event.sent_at.seconds, event.sent_at.nanos) if event.HasField("sent_at") else None,
+            _time_text(event.sent_at.seconds, event.sent_at.nanos) if _has(event, "sent_at") else "",
             _KIND_TEXTS[event.kind],
-            event.name or None,
-            event.message_id or None,
-            event.anonymous_id or None,
-            event.user_id or None,
-            event.group_id or None,
-            event.session_id or None,
-            event.cookie_id or None,
-            *(_page_values(event.page) if event.HasField("page") else _NO_PAGE),
-            *(_campaign_values(event.campaign) if event.HasField("campaign") else _NO_CAMPAIGN),
-            *(_device_values(event.device) if event.HasField("device") else _NO_DEVICE),
-            (event.geo.country or None) if event.HasField("geo") else None,
-            event.client_ip or None,
-            *(_revenue_values(event.revenue) if event.HasField("revenue") else _NO_REVENUE),
-            event.properties_json or _no_json(event.HasField("properties")),
-            event.traits_json or _no_json(event.HasField("traits")),
-            event.context_json or _no_json(event.HasField("context")),
-            *(_provenance_values(event.provenance) if event.HasField("provenance") else _NO_PROVENANCE),
-            event.sanitized,
+            event.name,
+            event.message_id,
+            event.anonymous_id,
+            event.user_id,
+            event.group_id,
+            event.session_id,
+            event.cookie_id,
+            *_page_values(event.page),
+            *(_campaign_values(event.campaign) if _has(event, "campaign") else _NO_CAMPAIGN),
+            *_device_values(event.device),
+            event.geo.country if _has(event, "geo") else "",
+            event.client_ip,
+            *(_revenue_values(event.revenue) if _has(event, "revenue") else _NO_REVENUE),
+            event.properties_json or _no_json(_has(event, "properties")),
+            event.traits_json or _no_json(_has(event, "traits")),
+            event.context_json or _no_json(_has(event, "context")),
+            *_provenance_values(event.provenance),
+            _flag_text(event.sanitized),
         )
     except (KeyError, OverflowError) as error:
         raise ValueError(f"no row can hold this event: {error!r}") from error
 
 
-def _page_values(page: Page) -> tuple[str | None, ...]:
-    return (
-        page.url or None,
-        page.path or None,
-        page.search or None,
-        page.title or None,
-        page.referrer or None,
-        page.referrer_source or None,
-    )
+def write_rows(copy: Copy, rows: Sequence[Row]) -> None:
+    """Write `rows` into a running COPY. Raises the driver's errors.
+
+    They are joined and searched together, for a third of what the driver's formatter takes. That one, which
+    looks at each value, gets those among which one brought a tab, an end of line or a NUL of its own.
+    """
+    for start in range(0, len(rows), _ROWS_TOGETHER):
+        part = rows[start : start + _ROWS_TOGETHER]
+        lines = ["\t".join(row) for row in part]
+        joined = "".join(lines)
+        tabs = len(part) * (len(COLUMNS) - 1)
+        if joined.count("\t") == tabs and not ("\n" in joined or "\r" in joined or "\0" in joined):
+            if "\\" in joined:
+                lines = [line.replace("\\", r"\\") for line in lines]
+            copy.write("\n".join([*lines, ""]))
+        else:
+            for row in part:
+                copy.write_row(row)
 
 
-def _campaign_values(campaign: Campaign) -> tuple[str | None, ...]:
-    return (
-        campaign.source or None,
-        campaign.medium or None,
-        campaign.name or None,
-        campaign.term or None,
-        campaign.content or None,
-    )
+def _page_values(page: Page) -> Row:
+    return (page.url, page.path, page.search, page.title, page.referrer, page.referrer_source)
 
 
-def _device_values(device: Device) -> tuple[str | bool | None, ...]:
-    return (
-        device.type or None,
-        device.user_agent or None,
-        device.locale or None,
-        device.timezone or None,
-        device.bot,
-    )
+def _campaign_values(campaign: Campaign) -> Row:
+    return (campaign.source, campaign.medium, campaign.name, campaign.term, campaign.content)
 
 
-def _revenue_values(revenue: Revenue) -> tuple[Any, ...]:
+def _device_values(device: Device) -> Row:
+    return (device.type, device.user_agent, device.locale, device.timezone, _flag_text(device.bot))
+
+
+def _revenue_values(revenue: Revenue) -> Row:
     amount = revenue.amount if revenue.HasField("amount") else None
     mrr_impact = revenue.mrr_impact if revenue.HasField("mrr_impact") else None
-    currency = (amount.currency_code if amount else "") or (mrr_impact.currency_code if mrr_impact else "")
     return (
-        decimal_of(amount) if amount else None,
-        currency or None,
-        revenue.transaction_id or None,
-        revenue.processor or None,
-        revenue.event_type or None,
-        revenue.subscription_id or None,
-        decimal_of(mrr_impact) if mrr_impact else None,
-        revenue.recurring,
+        str(decimal_of(amount)) if amount else "",
+        (amount.currency_code if amount else "") or (mrr_impact.currency_code if mrr_impact else ""),
+        revenue.transaction_id,
+        revenue.processor,
+        revenue.event_type,
+        revenue.subscription_id,
+        str(decimal_of(mrr_impact)) if mrr_impact else "",
+        _flag_text(revenue.recurring),
     )
 
 
-def _provenance_values(provenance: Provenance) -> tuple[str | None, ...]:
+def _provenance_values(provenance: Provenance) -> Row:
     return (
         provenance.dialect,
-        provenance.endpoint or None,
-        provenance.library or None,
-        provenance.request_id or None,
-        provenance.site_id or None,
+        provenance.endpoint,
+        provenance.library,
+        provenance.request_id,
+        provenance.site_id,
     )
+
+
+def _flag_text(flag: bool) -> str:
+    return "t" if flag else "f"
 
 
 def _no_json(is_struct: bool) -> str:
@@ -153,7 +169,8 @@ def _second_text(seconds: int) -> str:
 
 
 def _time_text(seconds: int, nanos: int) -> str:
-    return f"{_second_text(seconds)}.{nanos // 1000:06d}+00"
+    # Not by a format: 06d takes three times as long.
+    return f"{_second_text(seconds)}.{str(nanos // 1000).zfill(6)}+00"
 
 
 def decimal_of(money: Money) -> Decimal:

@@ -83,6 +83,9 @@ queue = Table(
     Column("item_count", Integer, nullable=False),
     # polylect.v1.EventBatch: as it is, or as one zstd frame (told apart by the frame's magic number).
     Column("payload", LargeBinary, nullable=False),
+    # What the core admitted into it, whatever the payload then holds: [[source_id, dialect, start of the hour
+    # of receipt in seconds, events], …]. Null: from before there was a ledger.
+    Column("received", JSONB),
 )
 
 events = Table(
@@ -165,7 +168,53 @@ identity_links = Table(
     Column("linked_at", _TIMESTAMP, primary_key=True),
     Column("event_id", _UUID, primary_key=True),
     Column("user_id", Text, nullable=False),
+    # Whether an unlink was seen to void it: what makes skipping a thousand of them one step. Never without
+    # such an unlink; but one that came into the table later than its unlink is void all the same.
+    _flag("voided"),
     Index("identity_links_user", "source_id", "user_id", "anonymous_id"),
+    Index("identity_links_user_time", "source_id", "user_id", "linked_at", "event_id", "anonymous_id"),
+    Index(
+        "identity_links_in_force",
+        *("source_id", "anonymous_id", "linked_at", "event_id"),
+        postgresql_where=text("NOT voided"),
+    ),
+)
+
+# Append-only: each unlink. Void is every link of the two ids with linked_at <= unlinked_at.
+identity_unlinks = Table(
+    "identity_unlinks",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    Column("anonymous_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("unlinked_at", _TIMESTAMP, primary_key=True),
+    Column("unlink_id", _UUID, primary_key=True),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Index("identity_unlinks_user", "source_id", "user_id", "unlinked_at"),
+)
+
+# Append-only: each group event, with its user, or else its visitor ids: one that is read with a user as its
+# event is.
+group_links = Table(
+    "group_links",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    Column("event_id", _UUID, primary_key=True),
+    Column("user_id", Text),
+    Column("anonymous_id", Text),
+    # Where it is another than anonymous_id.
+    Column("cookie_id", Text),
+    Column("group_id", Text, nullable=False),
+    # The event's received_at.
+    Column("linked_at", _TIMESTAMP, nullable=False),
+    *(
+        Index(
+            f"group_links_{member}",
+            *("source_id", f"{member}_id", "linked_at"),
+            postgresql_where=text(f"{member}_id IS NOT NULL"),
+        )
+        for member in ("user", "anonymous", "cookie")
+    ),
 )
 
 # The sessions of events that came without one: what `storage.sessions` hides.
@@ -200,6 +249,57 @@ quarantine = Table(
     Column("endpoint", Text),
     Column("request_id", Text),
     Column("client_ip", Text),
+)
+
+# In events: received = stored + duplicate + quarantined + refused. What waits is told by `queue.received`.
+ledger = Table(
+    "ledger",
+    metadata,
+    # NO_SOURCE where none can be told.
+    Column("source_id", _UUID, primary_key=True),
+    Column("dialect", Text, primary_key=True),
+    # Start of the UTC hour of receipt.
+    Column("hour", _TIMESTAMP, primary_key=True),
+    Column("received", BigInteger, nullable=False),
+    Column("stored", BigInteger, nullable=False),
+    Column("duplicate", BigInteger, nullable=False),
+    Column("quarantined", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+)
+
+# Events dropped because their client's id was stored before; kept as long as that id is.
+duplicates = Table(
+    "duplicates",
+    metadata,
+    Column("source_id", _UUID, primary_key=True),
+    Column("event_id", _UUID, primary_key=True),
+    Column("received_at", _TIMESTAMP, nullable=False),
+    Column("duplicate_of", _UUID, nullable=False),
+    Column("message_id", Text),
+    Column("request_id", Text),
+    Column("dialect", Text),
+    Column("endpoint", Text),
+    Column("client_ip", Text),
+    Index("duplicates_received_at", "received_at", postgresql_using="brin"),
+)
+
+# Requests refused as a whole: a sample when there are very many.
+refusals = Table(
+    "refusals",
+    metadata,
+    # NO_SOURCE where none can be told.
+    Column("source_id", _UUID, primary_key=True),
+    Column("refusal_id", _UUID, primary_key=True),
+    Column("received_at", _TIMESTAMP, nullable=False),
+    # As in `quarantine`.
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("dialect", Text),
+    Column("endpoint", Text),
+    Column("request_id", Text),
+    Column("client_ip", Text),
+    Column("event_count", Integer, nullable=False),
+    Index("refusals_received_at", "received_at", postgresql_using="brin"),
 )
 
 # Salt of the visitor fingerprints made on a UTC day. Deleted after it, so that nobody can recompute them.

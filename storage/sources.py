@@ -17,7 +17,8 @@ from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
 from sqlalchemy import ColumnElement, Update, func, literal, or_, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 
-from storage.database import Connection, Database, connect, deadline
+from storage.database import Database, connect, deadline
+from storage.roundtrip import Connection
 from storage.schema import daily_salts, keys, sources
 from storage.values import datetime_of, selected, timestamp_of, uuid_text
 
@@ -143,12 +144,13 @@ class PostgresSources:
     ) -> Key | None:
         """Insert `key` and let the old one expire, both or neither; give the old key as it then stands.
 
-        An earlier end of the old key stays. None, and nothing done, when it is revoked, or there is none.
+        None, and nothing done, when the old key has an end already, or there is none.
         """
         if (canonical := uuid_text(old_key_id)) is None:
             return None
-        old = self._end(canonical, keys.c.expires_at, expires_at).where(keys.c.revoked_at.is_(None))
-        ended = old.returning(*_KEY_COLUMNS).cte("ended")
+        old = self._end(canonical, keys.c.expires_at, expires_at)
+        endless = old.where(keys.c.expires_at.is_(None), keys.c.revoked_at.is_(None))
+        ended = endless.returning(*_KEY_COLUMNS).cte("ended")
         values = {keys.c[name]: value for name, value in _key_values(key, secret_hash).items()}
         new = select(*(literal(value, column.type) for column, value in values.items())).select_from(ended)
         made = insert(keys).from_select(list(values), new).cte("made")

@@ -1,5 +1,6 @@
 """Real Postgres for every test that wants it: one scratch server a session, one database a test."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -21,11 +22,13 @@ def _url_of(server: EmbeddedPostgres, database: str) -> str:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A scratch server, with a migrated template database.
 
-    It doesn't sync: no test here survives a power cut. Those that kill servers start their own.
+    It doesn't sync: no test here survives a power cut. Those that kill servers start their own. PG_BIN names
+    the binaries of another version than the embedded one, to test over that.
     """
     directory: Path = tmp_path_factory.mktemp("postgres")
     settings = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", "max_connections": "100"}
-    with EmbeddedPostgres(directory, settings=settings) as server:
+    bin_dir = Path(os.environ["PG_BIN"]) if os.environ.get("PG_BIN") else None
+    with EmbeddedPostgres(directory, settings=settings, bin_dir=bin_dir) as server:
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {_TEMPLATE}")
         migrate(_url_of(server, _TEMPLATE))

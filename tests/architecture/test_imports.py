@@ -1,7 +1,9 @@
 """Who may import whom."""
 
 import ast
+import re
 import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
@@ -147,6 +149,14 @@ def _reads_environment(node: ast.AST) -> bool:
     if isinstance(node, ast.Subscript):
         return isinstance(node.ctx, ast.Load) and ast.unparse(node.value) == "os.environ"
     return isinstance(node, ast.Call) and ast.unparse(node.func) in {"os.getenv", "os.environ.get"}
+
+
+def test_uvicorn_is_pinned_to_a_minor_version_while_its_inside_is_used() -> None:
+    uses = [each.name for module in modules("rest_facade") for each in module.imports()]
+    if any(name.startswith("uvicorn.protocols.") for name in uses):
+        wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+        (uvicorn,) = (one for one in wanted if re.match(r"uvicorn\b(?!-)", one))
+        assert re.fullmatch(r"uvicorn~=\d+\.\d+\.\d+", uvicorn)
 
 
 def test_every_package_is_known_here() -> None:

@@ -26,8 +26,9 @@ from uvicorn import Config
 
 from core_service.server import CoreOptions, Stores, open_stores, start_core
 from rest_facade.app import create_app
-from rest_facade.connections import FacadeProtocol, FacadeServer
+from rest_facade.connections import FacadeProtocol
 from rest_facade.dialects import DIALECTS
+from rest_facade.gunicorn_worker import FacadeServer
 from rest_facade.options import FacadeOptions
 from rest_facade.vocabulary import Dialect
 from storage.demo import DEMO_SOURCES, create_demo

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -44,6 +45,7 @@ _CREDENTIALS = {
     "datafly": {"Authorization": "Bearer dk_live_abc123"},
 }
 _GOOD_EVENT = b'{"type":"event","data":{"visitor_fingerprint":"f","session_id":"s","event_name":"good"}}'
+_GOOD_TRACK = b'{"type":"track","event":"good"}'
 
 _RELAXED = settings(
     deadline=None,
@@ -69,12 +71,42 @@ _json = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
+_basic_users = (
+    st.sampled_from(
+        [b"dk_live_abc123", b"dk_live_abc12", b"sec_123", b"\xff\xfe", b"\xed\xa0\x80", b"\0", b""]
+    )
+    | st.binary(max_size=20)
+    | st.text(max_size=20).map(str.encode)
+)
 
+
+def _basic(user: bytes, rest: bytes) -> str:
+    return base64.b64encode(user + rest).decode()
+
+
+_basic_values = (
+    st.builds(_basic, _basic_users, st.sampled_from([b":", b"", b":secret", b":\xff", b"::"]))
+    # Cut, stretched, or of other alphabets: no base64, or another's.
+    | st.builds(
+        lambda value, cut, tail: value[: len(value) - cut] + tail,
+        st.builds(_basic, _basic_users, st.just(b":")),
+        st.integers(0, 4),
+        st.sampled_from(["", "=", "====", "-_", "%", " ", "\xe9", "ZGs6"]),
+    )
+    | _header_text
+)
+_basic_credentials = st.builds(
+    lambda scheme, space, value: f"{scheme}{space}{value}".strip(),
+    st.sampled_from(["Basic", "basic", "BASIC"]),
+    st.sampled_from([" ", "  ", "\t", ""]),
+    _basic_values,
+)
 
 _ODD_HEADERS = {
     "Content-Type": st.sampled_from(["application/json", "text/plain", "multipart/form-data", ""]),
     "X-API-Token": st.sampled_from(["pub_123", "nobody"]) | _header_text,
     "Authorization": st.sampled_from(["Bearer", "Basic %", "Basic ZGs6", "Bearer dk_live_abc123"])
+    | _basic_credentials
     | _header_text,
     "Origin": st.sampled_from(["https://shop.example.com", "null", "http://[::1", "https://a.example:99999"])
     | _header_text,
@@ -221,6 +253,25 @@ async def test_any_json_at_any_endpoint(
     if zipped:
         headers, body = {**headers, "Content-Encoding": "gzip"}, gzip.compress(body)
     await _check(shared, "POST", path, headers, body)
+
+
+@settings(_RELAXED, max_examples=200)
+@given(path=st.sampled_from(_POSTED), credential=_basic_credentials)
+async def test_any_basic_credential(shared: Stack, path: str, credential: str) -> None:
+    reply = await _check(shared, "POST", path, {"Authorization": credential}, _GOOD_TRACK)
+    if path == "/v1/t":
+        assert reply.status == (200 if _basic_user(credential) == b"dk_live_abc123" else 401)
+
+
+def _basic_user(credential: str) -> bytes | None:
+    """Give the user as RFC 7617 has it, None when there is none."""
+    match = re.fullmatch(r"basic +([A-Za-z0-9+/]*=*)", credential, re.IGNORECASE)
+    try:
+        userpass = base64.b64decode(match[1], validate=True) if match else b""
+        userpass.decode()
+    except ValueError:
+        return None
+    return userpass.partition(b":")[0]
 
 
 @settings(_RELAXED, max_examples=1_500)

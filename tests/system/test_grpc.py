@@ -14,6 +14,7 @@ def test_reflection_tells_all_services(stack: Stack) -> None:
             "polylect.v1.QueryService",
             "polylect.v1.SourceService",
             "polylect.v1.QuarantineService",
+            "polylect.v1.IdentityService",
             "grpc.health.v1.Health",
         } <= set(rpc.services())
         method = rpc.method("polylect.v1.IngestService/Ingest")

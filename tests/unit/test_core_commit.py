@@ -1,10 +1,10 @@
 """Group commit: what shares a row, what happens when a row fails, and what is too much."""
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 from polylect.v1.event_pb2 import Event
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.queue_pb2 import EventBatch
 
 from core_service.commit import (
@@ -18,6 +18,9 @@ from core_service.commit import (
     Parcel,
 )
 from core_service.errors import Overloaded, StorageUnavailable
+from core_service.ports import LedgerLine
+
+LINE = ("01941f29-7c00-7000-8000-000000000001", "grpc", 3_600)
 
 
 class GatedQueue:
@@ -25,23 +28,33 @@ class GatedQueue:
 
     def __init__(self) -> None:
         self.rows: list[EventBatch] = []
+        self.received: list[dict[LedgerLine, int]] = []
         self.begun = 0
         self.gate = asyncio.Event()
         self.error: Exception | None = None
 
-    async def append(self, batch: EventBatch) -> None:
+    async def append(
+        self, batch: bytes, item_count: int, received: Mapping[LedgerLine, int] | None = None
+    ) -> None:
         self.begun += 1
         await self.gate.wait()
         if self.error:
             raise self.error
-        self.rows.append(batch)
+        row = EventBatch.FromString(batch)
+        assert item_count == len(row.events)
+        self.rows.append(row)
+        self.received.append(dict(received or {}))
 
 
 def parcel(*names: str, size_bytes: int = 100) -> Parcel:
     made = Parcel()
-    made.events = [Event(name=name) for name in names]
+    made.items = [item(name) for name in names]
     made.size_bytes = size_bytes
     return made
+
+
+def item(name: str) -> bytes:
+    return EventBatch(events=[Event(name=name)]).SerializeToString()
 
 
 def names_in(batch: EventBatch) -> list[str]:
@@ -158,22 +171,24 @@ async def test_a_row_is_bounded() -> None:
 
 
 def test_a_consignment_that_fits_is_one_parcel() -> None:
-    consignment = Consignment(1_000)
-    assert consignment.add([Event(name="a")], [QuarantinedEvent(raw=b"b")]) == range(0, 1)
-    assert consignment.add([Event(name="c")], []) == range(0, 1)
+    consignment = Consignment()
+    assert consignment.add([b"a", b"bc"], LINE) == range(0, 1)
+    assert consignment.add([b"d"], LINE) == range(0, 1)
     (only,) = consignment.parcels
-    assert (len(only), only.size_bytes) == (3, 1_000)
+    assert (only.items, only.size_bytes) == ([b"a", b"bc", b"d"], 4)
 
 
 def test_a_consignment_is_cut_by_number_and_by_size() -> None:
-    by_number = Consignment(1_000)
-    assert by_number.add([Event(name="a")] * (ROW_ITEMS - 1), []) == range(0, 1)
-    assert by_number.add([Event(name="b")] * 2, []) == range(0, 2)
-    assert by_number.add([], [QuarantinedEvent(raw=b"c")]) == range(1, 2)
-    assert [len(one) for one in by_number.parcels] == [ROW_ITEMS, 2]
+    by_number = Consignment()
+    assert by_number.add([b"a"] * (ROW_ITEMS - 1), LINE) == range(0, 1)
+    assert by_number.add([b"b"] * 2, LINE) == range(0, 2)
+    assert by_number.add([b"c"], LINE) == range(1, 2)
+    assert [len(one.items) for one in by_number.parcels] == [ROW_ITEMS, 2]
+    assert [one.received for one in by_number.parcels] == [{LINE: ROW_ITEMS}, {LINE: 2}]
 
-    wide = Event(name="w" * (ROW_BYTES // 3))
-    by_size = Consignment(ROW_BYTES + 1)
-    assert by_size.add([wide] * 5, []) == range(0, 3)
-    assert [len(one) for one in by_size.parcels] == [2, 2, 1]
+    wide = b"w" * (ROW_BYTES // 3)
+    by_size = Consignment()
+    assert by_size.add([wide] * 7, LINE) == range(0, 3)
+    assert [len(one.items) for one in by_size.parcels] == [3, 3, 1]
+    assert [one.received for one in by_size.parcels] == [{LINE: 3}, {LINE: 3}, {LINE: 1}]
     assert all(one.size_bytes <= ROW_BYTES for one in by_size.parcels)

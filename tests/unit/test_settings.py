@@ -3,6 +3,7 @@
 import ast
 import stat
 from pathlib import Path
+from typing import Literal, get_origin
 
 import pytest
 
@@ -42,7 +43,10 @@ def test_defaults_are_for_production_on_loopback() -> None:
         ("POLYLECT_HTTP_PORT", "http", "POLYLECT_HTTP_PORT: "),
         ("POLYLECT_HTTP_PORT", "50051", "must differ"),
         ("POLYLECT_MODE", "test", "POLYLECT_MODE: "),
-        ("POLYLECT_TRUSTED_PROXIES", "10.0.0.0/8,home", "POLYLECT_TRUSTED_PROXIES: 'home'"),
+        ("POLYLECT_CORE_ADDRESS", "core.example", "POLYLECT_CORE_ADDRESS: must be host:port"),
+        ("POLYLECT_CORE_ADDRESS", "core.example:99999", "POLYLECT_CORE_ADDRESS: must be host:port"),
+        ("POLYLECT_CORE_ADDRESS", "50051", "POLYLECT_CORE_ADDRESS: must be host:port"),
+        ("DATABASE_URL", "postgresql://[::1", "DATABASE_URL must be a postgresql:// URL"),
         ("POLYLECT_GRPC_TLS_CERT", "/c", "belong together"),
         ("POLYLECT_CORE_TLS_KEY", "/k", "belong together"),
         ("POLYLECT_GRPC_TLS_CLIENT_CA", "/c", "needs POLYLECT_GRPC_TLS_CERT"),
@@ -55,6 +59,53 @@ def test_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch, name: str, value: s
     with pytest.raises(SettingsError) as caught:
         load_settings()
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("POLYLECT_HTTP_PORT", "abc", "must be a whole number from 1 to 65535, not 'abc'"),
+        ("POLYLECT_GRPC_PORT", "99999", "must be a whole number from 1 to 65535, not '99999'"),
+        ("POLYLECT_WORKERS", "1.5", "must be a whole number from 1 to 64, not '1.5'"),
+        ("POLYLECT_RETENTION_DAYS", "-1", "must be a whole number from 0 to 36500, not '-1'"),
+        ("POLYLECT_MODE", "test", "must be one of production, development, demo, not 'test'"),
+        ("POLYLECT_LOG_FORMAT", "x" * 99, f"must be one of auto, json, console, not '{'x' * 59}…"),
+        ("POLYLECT_LOG_LEVEL", "a\nb", r"must be one of debug, info, warning, error, not 'a\nb'"),
+        (
+            "POLYLECT_TRUSTED_PROXIES",
+            "10.0.0.0/8,home",
+            "must be networks as in 10.0.0.0/8 or ::1/128, by comma; not 'home'",
+        ),
+    ],
+)
+def test_a_bad_value_is_one_line_of_name_value_and_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value) == f"{name}: {told}"
+
+
+def test_every_typed_setting_says_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = [
+        str(field.validation_alias)
+        for field in settings.Settings.model_fields.values()
+        if isinstance(field.default, int) or get_origin(field.annotation) is Literal
+    ]
+    for name in typed:
+        monkeypatch.setenv(name, "?")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    lines = str(caught.value).splitlines()
+    assert [line.partition(": must be ")[0] for line in lines] == typed
+    assert all(line.endswith(", not '?'") for line in lines)
+
+
+@pytest.mark.parametrize("address", ["core.example:50051", "[::1]:50051", "unix:/run/core", "dns:///core:1"])
+def test_a_core_is_found_in_many_places(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("POLYLECT_CORE_ADDRESS", address)
+    assert load_settings().core_target == address
 
 
 def test_says_all_that_is_wrong_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,8 +113,9 @@ class Event(_message.Message):
     user_id: _builtins.str
     """The known user, at most 1,024 bytes. Required for identify. An event stored without
     one is read with the user its visitor (`anonymous_id` or `cookie_id`) was said to be
-    by the last identify received before it, or else by the first after it; so it may
-    read differently once another identify has arrived.
+    by the last identify received before it, or else by the first after it, those that
+    an unlink voids left out; so it may read differently once there is another record
+    (IdentityService).
     """
     group_id: _builtins.str
     """The company, team or account, at most 1,024 bytes. Required for group."""

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from polylect.v1 import error_reason_pb2 as polylect_dot_v1_dot_error__reason__pb2
 from polylect.v1 import event_pb2 as polylect_dot_v1_dot_event__pb2
+from polylect.v1 import trail_pb2 as polylect_dot_v1_dot_trail__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18polylect/v1/ingest.proto\x12\x0bpolylect.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epolylect/v1/error_reason.proto\x1a\x17polylect/v1/event.proto\"3\n\rIngestRequest\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.polylect.v1.Event\";\n\x0eIngestResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.polylect.v1.EventResult\"9\n\x13IngestStreamRequest\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.polylect.v1.Event\"A\n\x14IngestStreamResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.polylect.v1.EventResult\"J\n\x0b\x45ventResult\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12)\n\trejection\x18\x02 \x01(\x0b\x32\x16.polylect.v1.Rejection\"B\n\x12\x42\x61tchIngestRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.polylect.v1.ClientRequest\"C\n\x13\x42\x61tchIngestResponse\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.polylect.v1.ClientOutcome\"H\n\x18\x42\x61tchIngestStreamRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.polylect.v1.ClientRequest\"I\n\x19\x42\x61tchIngestStreamResponse\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.polylect.v1.ClientOutcome\"\xc7\x03\n\rClientRequest\x12\x12\n\ncredential\x18\x01 \x01(\t\x12,\n\x0e\x61\x63\x63\x65pted_kinds\x18\x02 \x03(\x0e\x32\x14.polylect.v1.KeyKind\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x11\n\tclient_ip\x18\x04 \x01(\t\x12!\n\x05quota\x18\x05 \x01(\x0b\x32\x12.polylect.v1.Quota\x12\x17\n\x0fmax_age_seconds\x18\x06 \x01(\r\x12&\n\x05items\x18\x07 \x03(\x0b\x32\x17.polylect.v1.ClientItem\x12=\n\nvendor_ids\x18\x08 \x03(\x0b\x32).polylect.v1.ClientRequest.VendorIdsEntry\x12/\n\x0breceived_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\x0f\n\x07\x64ialect\x18\x0b \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x0c \x01(\t\x12\x14\n\x0c\x66rom_browser\x18\r \x01(\x08\x1a\x30\n\x0eVendorIdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb6\x01\n\nClientItem\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.polylect.v1.EventH\x00\x12+\n\trejection\x18\x02 \x01(\x0b\x32\x16.polylect.v1.RejectionH\x00\x12\x0b\n\x03raw\x18\x03 \x01(\x0c\x12\x1b\n\x13\x66ingerprint_visitor\x18\x04 \x01(\x08\x12$\n\x04kind\x18\x05 \x01(\x0e\x32\x16.polylect.v1.EventKindB\x06\n\x04item\"{\n\x05Quota\x12\r\n\x05limit\x18\x01 \x01(\r\x12\x16\n\x0ewindow_seconds\x18\x02 \x01(\r\x12&\n\x05scope\x18\x03 \x01(\x0e\x32\x17.polylect.v1.QuotaScope\x12\x15\n\rcounts_events\x18\x04 \x01(\x08\x12\x0c\n\x04name\x18\x05 \x01(\t\"\xd6\x01\n\rClientOutcome\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.polylect.v1.Rejection\x12)\n\x07results\x18\x02 \x03(\x0b\x32\x18.polylect.v1.EventResult\x12*\n\nrate_limit\x18\x03 \x01(\x0b\x32\x16.polylect.v1.RateLimit\x12\x16\n\x0eorigin_allowed\x18\x04 \x01(\x08\x12\x15\n\rcookie_domain\x18\x05 \x01(\t\x12\x16\n\x0evendor_cookies\x18\x06 \x03(\t\"y\n\tRateLimit\x12\r\n\x05limit\x18\x01 \x01(\r\x12\x11\n\tremaining\x18\x02 \x01(\r\x12\x15\n\rreset_seconds\x18\x03 \x01(\r\x12\x1b\n\x13retry_after_seconds\x18\x04 \x01(\r\x12\x16\n\x0ewindow_seconds\x18\x05 \x01(\r*q\n\nQuotaScope\x12\x1b\n\x17QUOTA_SCOPE_UNSPECIFIED\x10\x00\x12\x16\n\x12QUOTA_SCOPE_SOURCE\x10\x01\x12\x13\n\x0fQUOTA_SCOPE_KEY\x10\x02\x12\x19\n\x15QUOTA_SCOPE_CLIENT_IP\x10\x03*\xb0\x01\n\x07KeyKind\x12\x18\n\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17KEY_KIND_PULSORA_PUBLIC\x10\x01\x12\x1b\n\x17KEY_KIND_PULSORA_SECRET\x10\x02\x12\x12\n\x0eKEY_KIND_PULSE\x10\x03\x12\x11\n\rKEY_KIND_APEX\x10\x04\x12\x14\n\x10KEY_KIND_DATAFLY\x10\x05\x12\x14\n\x10KEY_KIND_SERVICE\x10\x06\x32\xe5\x02\n\rIngestService\x12\x41\n\x06Ingest\x12\x1a.polylect.v1.IngestRequest\x1a\x1b.polylect.v1.IngestResponse\x12P\n\x0b\x42\x61tchIngest\x12\x1f.polylect.v1.BatchIngestRequest\x1a .polylect.v1.BatchIngestResponse\x12\x66\n\x11\x42\x61tchIngestStream\x12%.polylect.v1.BatchIngestStreamRequest\x1a&.polylect.v1.BatchIngestStreamResponse(\x01\x30\x01\x12W\n\x0cIngestStream\x12 .polylect.v1.IngestStreamRequest\x1a!.polylect.v1.IngestStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18polylect/v1/ingest.proto\x12\x0bpolylect.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1epolylect/v1/error_reason.proto\x1a\x17polylect/v1/event.proto\x1a\x17polylect/v1/trail.proto\"3\n\rIngestRequest\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.polylect.v1.Event\";\n\x0eIngestResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.polylect.v1.EventResult\"9\n\x13IngestStreamRequest\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.polylect.v1.Event\"A\n\x14IngestStreamResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.polylect.v1.EventResult\"J\n\x0b\x45ventResult\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12)\n\trejection\x18\x02 \x01(\x0b\x32\x16.polylect.v1.Rejection\"B\n\x12\x42\x61tchIngestRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.polylect.v1.ClientRequest\"C\n\x13\x42\x61tchIngestResponse\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.polylect.v1.ClientOutcome\"H\n\x18\x42\x61tchIngestStreamRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.polylect.v1.ClientRequest\"I\n\x19\x42\x61tchIngestStreamResponse\x12,\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1a.polylect.v1.ClientOutcome\"\xc7\x03\n\rClientRequest\x12\x12\n\ncredential\x18\x01 \x01(\t\x12,\n\x0e\x61\x63\x63\x65pted_kinds\x18\x02 \x03(\x0e\x32\x14.polylect.v1.KeyKind\x12\x0e\n\x06origin\x18\x03 \x01(\t\x12\x11\n\tclient_ip\x18\x04 \x01(\t\x12!\n\x05quota\x18\x05 \x01(\x0b\x32\x12.polylect.v1.Quota\x12\x17\n\x0fmax_age_seconds\x18\x06 \x01(\r\x12&\n\x05items\x18\x07 \x03(\x0b\x32\x17.polylect.v1.ClientItem\x12=\n\nvendor_ids\x18\x08 \x03(\x0b\x32).polylect.v1.ClientRequest.VendorIdsEntry\x12/\n\x0breceived_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\x0f\n\x07\x64ialect\x18\x0b \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x0c \x01(\t\x12\x14\n\x0c\x66rom_browser\x18\r \x01(\x08\x1a\x30\n\x0eVendorIdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb6\x01\n\nClientItem\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.polylect.v1.EventH\x00\x12+\n\trejection\x18\x02 \x01(\x0b\x32\x16.polylect.v1.RejectionH\x00\x12\x0b\n\x03raw\x18\x03 \x01(\x0c\x12\x1b\n\x13\x66ingerprint_visitor\x18\x04 \x01(\x08\x12$\n\x04kind\x18\x05 \x01(\x0e\x32\x16.polylect.v1.EventKindB\x06\n\x04item\"{\n\x05Quota\x12\r\n\x05limit\x18\x01 \x01(\r\x12\x16\n\x0ewindow_seconds\x18\x02 \x01(\r\x12&\n\x05scope\x18\x03 \x01(\x0e\x32\x17.polylect.v1.QuotaScope\x12\x15\n\rcounts_events\x18\x04 \x01(\x08\x12\x0c\n\x04name\x18\x05 \x01(\t\"\xd6\x01\n\rClientOutcome\x12\'\n\x07refusal\x18\x01 \x01(\x0b\x32\x16.polylect.v1.Rejection\x12)\n\x07results\x18\x02 \x03(\x0b\x32\x18.polylect.v1.EventResult\x12*\n\nrate_limit\x18\x03 \x01(\x0b\x32\x16.polylect.v1.RateLimit\x12\x16\n\x0eorigin_allowed\x18\x04 \x01(\x08\x12\x15\n\rcookie_domain\x18\x05 \x01(\t\x12\x16\n\x0evendor_cookies\x18\x06 \x03(\t\"y\n\tRateLimit\x12\r\n\x05limit\x18\x01 \x01(\r\x12\x11\n\tremaining\x18\x02 \x01(\r\x12\x15\n\rreset_seconds\x18\x03 \x01(\r\x12\x1b\n\x13retry_after_seconds\x18\x04 \x01(\r\x12\x16\n\x0ewindow_seconds\x18\x05 \x01(\r*q\n\nQuotaScope\x12\x1b\n\x17QUOTA_SCOPE_UNSPECIFIED\x10\x00\x12\x16\n\x12QUOTA_SCOPE_SOURCE\x10\x01\x12\x13\n\x0fQUOTA_SCOPE_KEY\x10\x02\x12\x19\n\x15QUOTA_SCOPE_CLIENT_IP\x10\x03*\xb0\x01\n\x07KeyKind\x12\x18\n\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17KEY_KIND_PULSORA_PUBLIC\x10\x01\x12\x1b\n\x17KEY_KIND_PULSORA_SECRET\x10\x02\x12\x12\n\x0eKEY_KIND_PULSE\x10\x03\x12\x11\n\rKEY_KIND_APEX\x10\x04\x12\x14\n\x10KEY_KIND_DATAFLY\x10\x05\x12\x14\n\x10KEY_KIND_SERVICE\x10\x06\x32\xc0\x03\n\rIngestService\x12\x41\n\x06Ingest\x12\x1a.polylect.v1.IngestRequest\x1a\x1b.polylect.v1.IngestResponse\x12P\n\x0b\x42\x61tchIngest\x12\x1f.polylect.v1.BatchIngestRequest\x1a .polylect.v1.BatchIngestResponse\x12\x66\n\x11\x42\x61tchIngestStream\x12%.polylect.v1.BatchIngestStreamRequest\x1a&.polylect.v1.BatchIngestStreamResponse(\x01\x30\x01\x12W\n\x0cIngestStream\x12 .polylect.v1.IngestStreamRequest\x1a!.polylect.v1.IngestStreamResponse(\x01\x30\x01\x12Y\n\x0eReportRefusals\x12\".polylect.v1.ReportRefusalsRequest\x1a#.polylect.v1.ReportRefusalsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,40 +37,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CLIENTREQUEST_VENDORIDSENTRY']._loaded_options = None
   _globals['_CLIENTREQUEST_VENDORIDSENTRY']._serialized_options = b'8\001'
-  _globals['_QUOTASCOPE']._serialized_start=1841
-  _globals['_QUOTASCOPE']._serialized_end=1954
-  _globals['_KEYKIND']._serialized_start=1957
-  _globals['_KEYKIND']._serialized_end=2133
-  _globals['_INGESTREQUEST']._serialized_start=131
-  _globals['_INGESTREQUEST']._serialized_end=182
-  _globals['_INGESTRESPONSE']._serialized_start=184
-  _globals['_INGESTRESPONSE']._serialized_end=243
-  _globals['_INGESTSTREAMREQUEST']._serialized_start=245
-  _globals['_INGESTSTREAMREQUEST']._serialized_end=302
-  _globals['_INGESTSTREAMRESPONSE']._serialized_start=304
-  _globals['_INGESTSTREAMRESPONSE']._serialized_end=369
-  _globals['_EVENTRESULT']._serialized_start=371
-  _globals['_EVENTRESULT']._serialized_end=445
-  _globals['_BATCHINGESTREQUEST']._serialized_start=447
-  _globals['_BATCHINGESTREQUEST']._serialized_end=513
-  _globals['_BATCHINGESTRESPONSE']._serialized_start=515
-  _globals['_BATCHINGESTRESPONSE']._serialized_end=582
-  _globals['_BATCHINGESTSTREAMREQUEST']._serialized_start=584
-  _globals['_BATCHINGESTSTREAMREQUEST']._serialized_end=656
-  _globals['_BATCHINGESTSTREAMRESPONSE']._serialized_start=658
-  _globals['_BATCHINGESTSTREAMRESPONSE']._serialized_end=731
-  _globals['_CLIENTREQUEST']._serialized_start=734
-  _globals['_CLIENTREQUEST']._serialized_end=1189
-  _globals['_CLIENTREQUEST_VENDORIDSENTRY']._serialized_start=1141
-  _globals['_CLIENTREQUEST_VENDORIDSENTRY']._serialized_end=1189
-  _globals['_CLIENTITEM']._serialized_start=1192
-  _globals['_CLIENTITEM']._serialized_end=1374
-  _globals['_QUOTA']._serialized_start=1376
-  _globals['_QUOTA']._serialized_end=1499
-  _globals['_CLIENTOUTCOME']._serialized_start=1502
-  _globals['_CLIENTOUTCOME']._serialized_end=1716
-  _globals['_RATELIMIT']._serialized_start=1718
-  _globals['_RATELIMIT']._serialized_end=1839
-  _globals['_INGESTSERVICE']._serialized_start=2136
-  _globals['_INGESTSERVICE']._serialized_end=2493
+  _globals['_QUOTASCOPE']._serialized_start=1866
+  _globals['_QUOTASCOPE']._serialized_end=1979
+  _globals['_KEYKIND']._serialized_start=1982
+  _globals['_KEYKIND']._serialized_end=2158
+  _globals['_INGESTREQUEST']._serialized_start=156
+  _globals['_INGESTREQUEST']._serialized_end=207
+  _globals['_INGESTRESPONSE']._serialized_start=209
+  _globals['_INGESTRESPONSE']._serialized_end=268
+  _globals['_INGESTSTREAMREQUEST']._serialized_start=270
+  _globals['_INGESTSTREAMREQUEST']._serialized_end=327
+  _globals['_INGESTSTREAMRESPONSE']._serialized_start=329
+  _globals['_INGESTSTREAMRESPONSE']._serialized_end=394
+  _globals['_EVENTRESULT']._serialized_start=396
+  _globals['_EVENTRESULT']._serialized_end=470
+  _globals['_BATCHINGESTREQUEST']._serialized_start=472
+  _globals['_BATCHINGESTREQUEST']._serialized_end=538
+  _globals['_BATCHINGESTRESPONSE']._serialized_start=540
+  _globals['_BATCHINGESTRESPONSE']._serialized_end=607
+  _globals['_BATCHINGESTSTREAMREQUEST']._serialized_start=609
+  _globals['_BATCHINGESTSTREAMREQUEST']._serialized_end=681
+  _globals['_BATCHINGESTSTREAMRESPONSE']._serialized_start=683
+  _globals['_BATCHINGESTSTREAMRESPONSE']._serialized_end=756
+  _globals['_CLIENTREQUEST']._serialized_start=759
+  _globals['_CLIENTREQUEST']._serialized_end=1214
+  _globals['_CLIENTREQUEST_VENDORIDSENTRY']._serialized_start=1166
+  _globals['_CLIENTREQUEST_VENDORIDSENTRY']._serialized_end=1214
+  _globals['_CLIENTITEM']._serialized_start=1217
+  _globals['_CLIENTITEM']._serialized_end=1399
+  _globals['_QUOTA']._serialized_start=1401
+  _globals['_QUOTA']._serialized_end=1524
+  _globals['_CLIENTOUTCOME']._serialized_start=1527
+  _globals['_CLIENTOUTCOME']._serialized_end=1741
+  _globals['_RATELIMIT']._serialized_start=1743
+  _globals['_RATELIMIT']._serialized_end=1864
+  _globals['_INGESTSERVICE']._serialized_start=2161
+  _globals['_INGESTSERVICE']._serialized_end=2609
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from polylect.v1 import ingest_pb2 as polylect_dot_v1_dot_ingest__pb2
+from polylect.v1 import trail_pb2 as polylect_dot_v1_dot_trail__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -57,6 +58,11 @@ class IngestServiceStub:
                 request_serializer=polylect_dot_v1_dot_ingest__pb2.IngestStreamRequest.SerializeToString,
                 response_deserializer=polylect_dot_v1_dot_ingest__pb2.IngestStreamResponse.FromString,
                 _registered_method=True)
+        self.ReportRefusals = channel.unary_unary(
+                '/polylect.v1.IngestService/ReportRefusals',
+                request_serializer=polylect_dot_v1_dot_trail__pb2.ReportRefusalsRequest.SerializeToString,
+                response_deserializer=polylect_dot_v1_dot_trail__pb2.ReportRefusalsResponse.FromString,
+                _registered_method=True)
 
 
 class IngestServiceServicer:
@@ -108,6 +114,16 @@ class IngestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportRefusals(self, request, context):
+        """Takes a facade's account of the requests it refused without asking the core,
+        for the ledger and for ExplainEvent. Needs the facade's credential. Not
+        idempotent: what is reported twice counts twice. INVALID_ARGUMENT for more
+        than 1,000 counts or samples.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IngestServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +146,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
                     servicer.IngestStream,
                     request_deserializer=polylect_dot_v1_dot_ingest__pb2.IngestStreamRequest.FromString,
                     response_serializer=polylect_dot_v1_dot_ingest__pb2.IngestStreamResponse.SerializeToString,
+            ),
+            'ReportRefusals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportRefusals,
+                    request_deserializer=polylect_dot_v1_dot_trail__pb2.ReportRefusalsRequest.FromString,
+                    response_serializer=polylect_dot_v1_dot_trail__pb2.ReportRefusalsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -243,6 +264,33 @@ class IngestService:
             '/polylect.v1.IngestService/IngestStream',
             polylect_dot_v1_dot_ingest__pb2.IngestStreamRequest.SerializeToString,
             polylect_dot_v1_dot_ingest__pb2.IngestStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportRefusals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polylect.v1.IngestService/ReportRefusals',
+            polylect_dot_v1_dot_trail__pb2.ReportRefusalsRequest.SerializeToString,
+            polylect_dot_v1_dot_trail__pb2.ReportRefusalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

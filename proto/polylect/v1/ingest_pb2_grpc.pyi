@@ -6,6 +6,7 @@ Taking events in."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from polylect.v1 import ingest_pb2 as _ingest_pb2
+from polylect.v1 import trail_pb2 as _trail_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -63,6 +64,12 @@ class IngestServiceStub:
     order, each when durable. The core reads at most 64 ahead of its answers. A
     refusal that `Ingest` would give as a status ends the stream with it.
     """
+    ReportRefusals: _grpc.UnaryUnaryMultiCallable[_trail_pb2.ReportRefusalsRequest, _trail_pb2.ReportRefusalsResponse]
+    """Takes a facade's account of the requests it refused without asking the core,
+    for the ledger and for ExplainEvent. Needs the facade's credential. Not
+    idempotent: what is reported twice counts twice. INVALID_ARGUMENT for more
+    than 1,000 counts or samples.
+    """
 
 @_typing.type_check_only
 class IngestServiceAsyncStub(IngestServiceStub):
@@ -98,6 +105,12 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """Takes one caller's events as a stream of `Ingest` requests, answered in
     order, each when durable. The core reads at most 64 ahead of its answers. A
     refusal that `Ingest` would give as a status ends the stream with it.
+    """
+    ReportRefusals: _aio.UnaryUnaryMultiCallable[_trail_pb2.ReportRefusalsRequest, _trail_pb2.ReportRefusalsResponse]  # type: ignore[assignment]
+    """Takes a facade's account of the requests it refused without asking the core,
+    for the ledger and for ExplainEvent. Needs the facade's credential. Not
+    idempotent: what is reported twice counts twice. INVALID_ARGUMENT for more
+    than 1,000 counts or samples.
     """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -155,6 +168,18 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes one caller's events as a stream of `Ingest` requests, answered in
         order, each when durable. The core reads at most 64 ahead of its answers. A
         refusal that `Ingest` would give as a status ends the stream with it.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportRefusals(
+        self,
+        request: _trail_pb2.ReportRefusalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trail_pb2.ReportRefusalsResponse, _abc.Awaitable[_trail_pb2.ReportRefusalsResponse]]:
+        """Takes a facade's account of the requests it refused without asking the core,
+        for the ledger and for ExplainEvent. Needs the facade's credential. Not
+        idempotent: what is reported twice counts twice. INVALID_ARGUMENT for more
+        than 1,000 counts or samples.
         """
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

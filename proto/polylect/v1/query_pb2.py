@@ -24,33 +24,41 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from polylect.v1 import event_pb2 as polylect_dot_v1_dot_event__pb2
+from polylect.v1 import quarantine_pb2 as polylect_dot_v1_dot_quarantine__pb2
+from polylect.v1 import trail_pb2 as polylect_dot_v1_dot_trail__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17polylect/v1/query.proto\x12\x0bpolylect.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17polylect/v1/event.proto\"Q\n\x0fGetEventRequest\x12\x12\n\x08\x65vent_id\x18\x01 \x01(\tH\x00\x12\x14\n\nmessage_id\x18\x02 \x01(\tH\x00\x12\x0e\n\x06source\x18\x03 \x01(\tB\x04\n\x02id\"5\n\x10GetEventResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.polylect.v1.Event\"\xd9\x02\n\x11ListEventsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.polylect.v1.EventKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x14\n\x0c\x61nonymous_id\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x12\n\nmessage_id\x18\x07 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x08 \x01(\t\x12\x31\n\rreceived_from\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0ereceived_until\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x0b \x01(\r\x12\x12\n\npage_token\x18\x0c \x01(\t\x12\x12\n\nrequest_id\x18\r \x01(\t\"Q\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.polylect.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb0\x02\n\x0fGetStatsRequest\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12(\n\x06metric\x18\x02 \x01(\x0e\x32\x18.polylect.v1.StatsMetric\x12\x31\n\roccurred_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eoccurred_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x05 \x01(\t\x12+\n\x08group_by\x18\x06 \x01(\x0e\x32\x19.polylect.v1.StatsGroupBy\x12\x0f\n\x07\x63ountry\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65vice_type\x18\x08 \x01(\t\x12\x18\n\x10\x63onversion_event\x18\t \x01(\t\"J\n\x10GetStatsResponse\x12\r\n\x05value\x18\x01 \x01(\x01\x12\'\n\x06groups\x18\x02 \x03(\x0b\x32\x17.polylect.v1.StatsGroup\"\xc5\x01\n\nStatsGroup\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64\x65vice_type\x18\x02 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x03 \x01(\t\x12$\n\x04kind\x18\x04 \x01(\x0e\x32\x16.polylect.v1.EventKind\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\r\n\x05value\x18\x06 \x01(\x01\x12\x0c\n\x04rest\x18\x07 \x01(\x08\x12\x15\n\rrest_of_types\x18\x08 \x01(\x08*\x97\x02\n\x0bStatsMetric\x12\x1c\n\x18STATS_METRIC_UNSPECIFIED\x10\x00\x12\x1c\n\x18STATS_METRIC_EVENT_COUNT\x10\x01\x12\x1d\n\x19STATS_METRIC_UNIQUE_USERS\x10\x02\x12 \n\x1cSTATS_METRIC_UNIQUE_SESSIONS\x10\x03\x12%\n!STATS_METRIC_AVG_SESSION_DURATION\x10\x04\x12$\n STATS_METRIC_EVENT_COUNT_BY_TYPE\x10\x05\x12\x1c\n\x18STATS_METRIC_BOUNCE_RATE\x10\x06\x12 \n\x1cSTATS_METRIC_CONVERSION_RATE\x10\x07*\x9b\x01\n\x0cStatsGroupBy\x12\x1e\n\x1aSTATS_GROUP_BY_UNSPECIFIED\x10\x00\x12\x17\n\x13STATS_GROUP_BY_HOUR\x10\x01\x12\x16\n\x12STATS_GROUP_BY_DAY\x10\x02\x12\x1e\n\x1aSTATS_GROUP_BY_DEVICE_TYPE\x10\x03\x12\x1a\n\x16STATS_GROUP_BY_COUNTRY\x10\x04\x32\xef\x01\n\x0cQueryService\x12G\n\x08GetEvent\x12\x1c.polylect.v1.GetEventRequest\x1a\x1d.polylect.v1.GetEventResponse\x12M\n\nListEvents\x12\x1e.polylect.v1.ListEventsRequest\x1a\x1f.polylect.v1.ListEventsResponse\x12G\n\x08GetStats\x12\x1c.polylect.v1.GetStatsRequest\x1a\x1d.polylect.v1.GetStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17polylect/v1/query.proto\x12\x0bpolylect.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17polylect/v1/event.proto\x1a\x1cpolylect/v1/quarantine.proto\x1a\x17polylect/v1/trail.proto\"Q\n\x0fGetEventRequest\x12\x12\n\x08\x65vent_id\x18\x01 \x01(\tH\x00\x12\x14\n\nmessage_id\x18\x02 \x01(\tH\x00\x12\x0e\n\x06source\x18\x03 \x01(\tB\x04\n\x02id\"5\n\x10GetEventResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.polylect.v1.Event\"\xd9\x02\n\x11ListEventsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.polylect.v1.EventKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x14\n\x0c\x61nonymous_id\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x12\n\nmessage_id\x18\x07 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x08 \x01(\t\x12\x31\n\rreceived_from\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0ereceived_until\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x0b \x01(\r\x12\x12\n\npage_token\x18\x0c \x01(\t\x12\x12\n\nrequest_id\x18\r \x01(\t\"Q\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.polylect.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xba\x01\n\x11TailEventsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.polylect.v1.EventKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x0f\n\x07\x64ialect\x18\x05 \x01(\t\x12)\n\x07verdict\x18\x06 \x01(\x0e\x32\x18.polylect.v1.TailVerdict\x12\x14\n\x0cresume_token\x18\x07 \x01(\t\"\x96\x01\n\x12TailEventsResponse\x12#\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.polylect.v1.EventH\x00\x12\x30\n\x07refused\x18\x02 \x01(\x0b\x32\x1d.polylect.v1.QuarantinedEventH\x00\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x0b\n\x03gap\x18\x04 \x01(\x08\x42\x06\n\x04item\"\xb0\x02\n\x0fGetStatsRequest\x12\x0f\n\x07site_id\x18\x01 \x01(\t\x12(\n\x06metric\x18\x02 \x01(\x0e\x32\x18.polylect.v1.StatsMetric\x12\x31\n\roccurred_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0eoccurred_until\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\x05 \x01(\t\x12+\n\x08group_by\x18\x06 \x01(\x0e\x32\x19.polylect.v1.StatsGroupBy\x12\x0f\n\x07\x63ountry\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65vice_type\x18\x08 \x01(\t\x12\x18\n\x10\x63onversion_event\x18\t \x01(\t\"J\n\x10GetStatsResponse\x12\r\n\x05value\x18\x01 \x01(\x01\x12\'\n\x06groups\x18\x02 \x03(\x0b\x32\x17.polylect.v1.StatsGroup\"\xc5\x01\n\nStatsGroup\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64\x65vice_type\x18\x02 \x01(\t\x12\x0f\n\x07\x63ountry\x18\x03 \x01(\t\x12$\n\x04kind\x18\x04 \x01(\x0e\x32\x16.polylect.v1.EventKind\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\r\n\x05value\x18\x06 \x01(\x01\x12\x0c\n\x04rest\x18\x07 \x01(\x08\x12\x15\n\rrest_of_types\x18\x08 \x01(\x08*`\n\x0bTailVerdict\x12\x1c\n\x18TAIL_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15TAIL_VERDICT_ACCEPTED\x10\x01\x12\x18\n\x14TAIL_VERDICT_REFUSED\x10\x02*\x97\x02\n\x0bStatsMetric\x12\x1c\n\x18STATS_METRIC_UNSPECIFIED\x10\x00\x12\x1c\n\x18STATS_METRIC_EVENT_COUNT\x10\x01\x12\x1d\n\x19STATS_METRIC_UNIQUE_USERS\x10\x02\x12 \n\x1cSTATS_METRIC_UNIQUE_SESSIONS\x10\x03\x12%\n!STATS_METRIC_AVG_SESSION_DURATION\x10\x04\x12$\n STATS_METRIC_EVENT_COUNT_BY_TYPE\x10\x05\x12\x1c\n\x18STATS_METRIC_BOUNCE_RATE\x10\x06\x12 \n\x1cSTATS_METRIC_CONVERSION_RATE\x10\x07*\x9b\x01\n\x0cStatsGroupBy\x12\x1e\n\x1aSTATS_GROUP_BY_UNSPECIFIED\x10\x00\x12\x17\n\x13STATS_GROUP_BY_HOUR\x10\x01\x12\x16\n\x12STATS_GROUP_BY_DAY\x10\x02\x12\x1e\n\x1aSTATS_GROUP_BY_DEVICE_TYPE\x10\x03\x12\x1a\n\x16STATS_GROUP_BY_COUNTRY\x10\x04\x32\xe1\x03\n\x0cQueryService\x12G\n\x08GetEvent\x12\x1c.polylect.v1.GetEventRequest\x1a\x1d.polylect.v1.GetEventResponse\x12M\n\nListEvents\x12\x1e.polylect.v1.ListEventsRequest\x1a\x1f.polylect.v1.ListEventsResponse\x12G\n\x08GetStats\x12\x1c.polylect.v1.GetStatsRequest\x1a\x1d.polylect.v1.GetStatsResponse\x12O\n\nTailEvents\x12\x1e.polylect.v1.TailEventsRequest\x1a\x1f.polylect.v1.TailEventsResponse0\x01\x12J\n\tGetLedger\x12\x1d.polylect.v1.GetLedgerRequest\x1a\x1e.polylect.v1.GetLedgerResponse\x12S\n\x0c\x45xplainEvent\x12 .polylect.v1.ExplainEventRequest\x1a!.polylect.v1.ExplainEventResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'polylect.v1.query_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATSMETRIC']._serialized_start=1251
-  _globals['_STATSMETRIC']._serialized_end=1530
-  _globals['_STATSGROUPBY']._serialized_start=1533
-  _globals['_STATSGROUPBY']._serialized_end=1688
-  _globals['_GETEVENTREQUEST']._serialized_start=98
-  _globals['_GETEVENTREQUEST']._serialized_end=179
-  _globals['_GETEVENTRESPONSE']._serialized_start=181
-  _globals['_GETEVENTRESPONSE']._serialized_end=234
-  _globals['_LISTEVENTSREQUEST']._serialized_start=237
-  _globals['_LISTEVENTSREQUEST']._serialized_end=582
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=584
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=665
-  _globals['_GETSTATSREQUEST']._serialized_start=668
-  _globals['_GETSTATSREQUEST']._serialized_end=972
-  _globals['_GETSTATSRESPONSE']._serialized_start=974
-  _globals['_GETSTATSRESPONSE']._serialized_end=1048
-  _globals['_STATSGROUP']._serialized_start=1051
-  _globals['_STATSGROUP']._serialized_end=1248
-  _globals['_QUERYSERVICE']._serialized_start=1691
-  _globals['_QUERYSERVICE']._serialized_end=1930
+  _globals['_TAILVERDICT']._serialized_start=1647
+  _globals['_TAILVERDICT']._serialized_end=1743
+  _globals['_STATSMETRIC']._serialized_start=1746
+  _globals['_STATSMETRIC']._serialized_end=2025
+  _globals['_STATSGROUPBY']._serialized_start=2028
+  _globals['_STATSGROUPBY']._serialized_end=2183
+  _globals['_GETEVENTREQUEST']._serialized_start=153
+  _globals['_GETEVENTREQUEST']._serialized_end=234
+  _globals['_GETEVENTRESPONSE']._serialized_start=236
+  _globals['_GETEVENTRESPONSE']._serialized_end=289
+  _globals['_LISTEVENTSREQUEST']._serialized_start=292
+  _globals['_LISTEVENTSREQUEST']._serialized_end=637
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=639
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=720
+  _globals['_TAILEVENTSREQUEST']._serialized_start=723
+  _globals['_TAILEVENTSREQUEST']._serialized_end=909
+  _globals['_TAILEVENTSRESPONSE']._serialized_start=912
+  _globals['_TAILEVENTSRESPONSE']._serialized_end=1062
+  _globals['_GETSTATSREQUEST']._serialized_start=1065
+  _globals['_GETSTATSREQUEST']._serialized_end=1369
+  _globals['_GETSTATSRESPONSE']._serialized_start=1371
+  _globals['_GETSTATSRESPONSE']._serialized_end=1445
+  _globals['_STATSGROUP']._serialized_start=1448
+  _globals['_STATSGROUP']._serialized_end=1645
+  _globals['_QUERYSERVICE']._serialized_start=2186
+  _globals['_QUERYSERVICE']._serialized_end=2667
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from polylect.v1 import event_pb2 as _event_pb2
+from polylect.v1 import quarantine_pb2 as _quarantine_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +21,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TailVerdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TailVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TailVerdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TAIL_VERDICT_UNSPECIFIED: _TailVerdict.ValueType  # 0
+    """Not set: any."""
+    TAIL_VERDICT_ACCEPTED: _TailVerdict.ValueType  # 1
+    """Stored."""
+    TAIL_VERDICT_REFUSED: _TailVerdict.ValueType  # 2
+    """Refused, with a reason."""
+
+class TailVerdict(_TailVerdict, metaclass=_TailVerdictEnumTypeWrapper):
+    """What became of what is followed."""
+
+TAIL_VERDICT_UNSPECIFIED: TailVerdict.ValueType  # 0
+"""Not set: any."""
+TAIL_VERDICT_ACCEPTED: TailVerdict.ValueType  # 1
+"""Stored."""
+TAIL_VERDICT_REFUSED: TailVerdict.ValueType  # 2
+"""Refused, with a reason."""
+Global___TailVerdict: _TypeAlias = TailVerdict  # noqa: Y015
 
 class _StatsMetric:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -266,6 +291,95 @@ class ListEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
+
+@_typing.final
+class TailEventsRequest(_message.Message):
+    """Asks to follow. All filters given must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    DIALECT_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Name or source_id. Default: the credential's own; for the admin, all."""
+    kind: _event_pb2.EventKind.ValueType
+    """This kind only; nothing refused then."""
+    name: _builtins.str
+    """This name only; nothing refused then."""
+    user_id: _builtins.str
+    """This user only; nothing refused then."""
+    dialect: _builtins.str
+    """This dialect only."""
+    verdict: Global___TailVerdict.ValueType
+    """Only what was stored, or only what was refused. Default: both."""
+    resume_token: _builtins.str
+    """`resume_token` of the last answer one has: goes on from there, repeating what
+    came up to 3 seconds before it. Of what happened meanwhile at most the newest
+    10,000 are shown. Empty: from now on.
+    """
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        kind: _event_pb2.EventKind.ValueType = ...,
+        name: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        dialect: _builtins.str = ...,
+        verdict: Global___TailVerdict.ValueType = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "kind", b"kind", "name", b"name", "resume_token", b"resume_token", "source", b"source", "user_id", b"user_id", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TailEventsRequest: _TypeAlias = TailEventsRequest  # noqa: Y015
+
+@_typing.final
+class TailEventsResponse(_message.Message):
+    """One thing that happened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """For `TailEventsRequest.resume_token`."""
+    gap: _builtins.bool
+    """Something before this was left out: more happened than is shown."""
+    @_builtins.property
+    def event(self) -> _event_pb2.Event:
+        """It was stored; as GetEvent gives it."""
+
+    @_builtins.property
+    def refused(self) -> _quarantine_pb2.QuarantinedEvent:
+        """It was refused after a good credential, and stands in quarantine."""
+
+    def __init__(
+        self,
+        *,
+        event: _event_pb2.Event | None = ...,
+        refused: _quarantine_pb2.QuarantinedEvent | None = ...,
+        resume_token: _builtins.str = ...,
+        gap: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "item", b"item", "refused", b"refused"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "gap", b"gap", "item", b"item", "refused", b"refused", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["event", "refused"]  # noqa: Y015
+    _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
+
+Global___TailEventsResponse: _TypeAlias = TailEventsResponse  # noqa: Y015
 
 @_typing.final
 class GetStatsRequest(_message.Message):

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from polylect.v1 import query_pb2 as polylect_dot_v1_dot_query__pb2
+from polylect.v1 import trail_pb2 as polylect_dot_v1_dot_trail__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -53,6 +54,21 @@ class QueryServiceStub:
                 request_serializer=polylect_dot_v1_dot_query__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=polylect_dot_v1_dot_query__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.TailEvents = channel.unary_stream(
+                '/polylect.v1.QueryService/TailEvents',
+                request_serializer=polylect_dot_v1_dot_query__pb2.TailEventsRequest.SerializeToString,
+                response_deserializer=polylect_dot_v1_dot_query__pb2.TailEventsResponse.FromString,
+                _registered_method=True)
+        self.GetLedger = channel.unary_unary(
+                '/polylect.v1.QueryService/GetLedger',
+                request_serializer=polylect_dot_v1_dot_trail__pb2.GetLedgerRequest.SerializeToString,
+                response_deserializer=polylect_dot_v1_dot_trail__pb2.GetLedgerResponse.FromString,
+                _registered_method=True)
+        self.ExplainEvent = channel.unary_unary(
+                '/polylect.v1.QueryService/ExplainEvent',
+                request_serializer=polylect_dot_v1_dot_trail__pb2.ExplainEventRequest.SerializeToString,
+                response_deserializer=polylect_dot_v1_dot_trail__pb2.ExplainEventResponse.FromString,
+                _registered_method=True)
 
 
 class QueryServiceServicer:
@@ -89,6 +105,36 @@ class QueryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TailEvents(self, request, context):
+        """Follows what is stored and what is refused, each within a second, in about
+        the order of receipt, until the caller ends it. Scope events:read. Where more
+        happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
+        RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
+        beyond 16 followers of a source; UNAVAILABLE when the core stops;
+        INVALID_ARGUMENT for a bad filter or resume token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLedger(self, request, context):
+        """Gives the ledger: what came in, by source, dialect and hour, and what became
+        of it. Scope events:read. INVALID_ARGUMENT for a bad page token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainEvent(self, request, context):
+        """Tells what became of a request or an event. Scope events:read. An id nothing
+        is known of gets no story. A client's own request ids, and message ids that
+        deduplication no longer knows, are found among a source's latest 100,000
+        events; without a source, fewer of each. INVALID_ARGUMENT without an id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +152,21 @@ def add_QueryServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=polylect_dot_v1_dot_query__pb2.GetStatsRequest.FromString,
                     response_serializer=polylect_dot_v1_dot_query__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'TailEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.TailEvents,
+                    request_deserializer=polylect_dot_v1_dot_query__pb2.TailEventsRequest.FromString,
+                    response_serializer=polylect_dot_v1_dot_query__pb2.TailEventsResponse.SerializeToString,
+            ),
+            'GetLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLedger,
+                    request_deserializer=polylect_dot_v1_dot_trail__pb2.GetLedgerRequest.FromString,
+                    response_serializer=polylect_dot_v1_dot_trail__pb2.GetLedgerResponse.SerializeToString,
+            ),
+            'ExplainEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainEvent,
+                    request_deserializer=polylect_dot_v1_dot_trail__pb2.ExplainEventRequest.FromString,
+                    response_serializer=polylect_dot_v1_dot_trail__pb2.ExplainEventResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -193,6 +254,87 @@ class QueryService:
             '/polylect.v1.QueryService/GetStats',
             polylect_dot_v1_dot_query__pb2.GetStatsRequest.SerializeToString,
             polylect_dot_v1_dot_query__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TailEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polylect.v1.QueryService/TailEvents',
+            polylect_dot_v1_dot_query__pb2.TailEventsRequest.SerializeToString,
+            polylect_dot_v1_dot_query__pb2.TailEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polylect.v1.QueryService/GetLedger',
+            polylect_dot_v1_dot_trail__pb2.GetLedgerRequest.SerializeToString,
+            polylect_dot_v1_dot_trail__pb2.GetLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polylect.v1.QueryService/ExplainEvent',
+            polylect_dot_v1_dot_trail__pb2.ExplainEventRequest.SerializeToString,
+            polylect_dot_v1_dot_trail__pb2.ExplainEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

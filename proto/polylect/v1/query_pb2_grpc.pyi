@@ -6,6 +6,7 @@ Finding events."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from polylect.v1 import query_pb2 as _query_pb2
+from polylect.v1 import trail_pb2 as _trail_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -52,6 +53,24 @@ class QueryServiceStub:
     Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
     tell where the quota stands (1,000 a minute per key).
     """
+    TailEvents: _grpc.UnaryStreamMultiCallable[_query_pb2.TailEventsRequest, _query_pb2.TailEventsResponse]
+    """Follows what is stored and what is refused, each within a second, in about
+    the order of receipt, until the caller ends it. Scope events:read. Where more
+    happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
+    RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
+    beyond 16 followers of a source; UNAVAILABLE when the core stops;
+    INVALID_ARGUMENT for a bad filter or resume token.
+    """
+    GetLedger: _grpc.UnaryUnaryMultiCallable[_trail_pb2.GetLedgerRequest, _trail_pb2.GetLedgerResponse]
+    """Gives the ledger: what came in, by source, dialect and hour, and what became
+    of it. Scope events:read. INVALID_ARGUMENT for a bad page token.
+    """
+    ExplainEvent: _grpc.UnaryUnaryMultiCallable[_trail_pb2.ExplainEventRequest, _trail_pb2.ExplainEventResponse]
+    """Tells what became of a request or an event. Scope events:read. An id nothing
+    is known of gets no story. A client's own request ids, and message ids that
+    deduplication no longer knows, are found among a source's latest 100,000
+    events; without a source, fewer of each. INVALID_ARGUMENT without an id.
+    """
 
 @_typing.type_check_only
 class QueryServiceAsyncStub(QueryServiceStub):
@@ -76,6 +95,24 @@ class QueryServiceAsyncStub(QueryServiceStub):
     too long for its grouping; NOT_FOUND for a site that is not the key's.
     Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
     tell where the quota stands (1,000 a minute per key).
+    """
+    TailEvents: _aio.UnaryStreamMultiCallable[_query_pb2.TailEventsRequest, _query_pb2.TailEventsResponse]  # type: ignore[assignment]
+    """Follows what is stored and what is refused, each within a second, in about
+    the order of receipt, until the caller ends it. Scope events:read. Where more
+    happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
+    RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
+    beyond 16 followers of a source; UNAVAILABLE when the core stops;
+    INVALID_ARGUMENT for a bad filter or resume token.
+    """
+    GetLedger: _aio.UnaryUnaryMultiCallable[_trail_pb2.GetLedgerRequest, _trail_pb2.GetLedgerResponse]  # type: ignore[assignment]
+    """Gives the ledger: what came in, by source, dialect and hour, and what became
+    of it. Scope events:read. INVALID_ARGUMENT for a bad page token.
+    """
+    ExplainEvent: _aio.UnaryUnaryMultiCallable[_trail_pb2.ExplainEventRequest, _trail_pb2.ExplainEventResponse]  # type: ignore[assignment]
+    """Tells what became of a request or an event. Scope events:read. An id nothing
+    is known of gets no story. A client's own request ids, and message ids that
+    deduplication no longer knows, are found among a source's latest 100,000
+    events; without a source, fewer of each. INVALID_ARGUMENT without an id.
     """
 
 class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -116,6 +153,42 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         too long for its grouping; NOT_FOUND for a site that is not the key's.
         Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
         tell where the quota stands (1,000 a minute per key).
+        """
+
+    @_abc_1.abstractmethod
+    def TailEvents(
+        self,
+        request: _query_pb2.TailEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_query_pb2.TailEventsResponse], _abc.AsyncIterator[_query_pb2.TailEventsResponse]]:
+        """Follows what is stored and what is refused, each within a second, in about
+        the order of receipt, until the caller ends it. Scope events:read. Where more
+        happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
+        RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
+        beyond 16 followers of a source; UNAVAILABLE when the core stops;
+        INVALID_ARGUMENT for a bad filter or resume token.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLedger(
+        self,
+        request: _trail_pb2.GetLedgerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trail_pb2.GetLedgerResponse, _abc.Awaitable[_trail_pb2.GetLedgerResponse]]:
+        """Gives the ledger: what came in, by source, dialect and hour, and what became
+        of it. Scope events:read. INVALID_ARGUMENT for a bad page token.
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainEvent(
+        self,
+        request: _trail_pb2.ExplainEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trail_pb2.ExplainEventResponse, _abc.Awaitable[_trail_pb2.ExplainEventResponse]]:
+        """Tells what became of a request or an event. Scope events:read. An id nothing
+        is known of gets no story. A client's own request ids, and message ids that
+        deduplication no longer knows, are found among a source's latest 100,000
+        events; without a source, fewer of each. INVALID_ARGUMENT without an id.
         """
 
 def add_QueryServiceServicer_to_server(servicer: QueryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

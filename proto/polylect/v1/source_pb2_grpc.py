@@ -133,7 +133,8 @@ class SourceServiceServicer:
 
     def RotateKey(self, request, context):
         """Makes a new key with the old one's kind, scopes and sites, and lets the old
-        one end after the overlap. NOT_FOUND.
+        one end after the overlap. A key is rotated once: one that has an end
+        already is refused. NOT_FOUND, INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

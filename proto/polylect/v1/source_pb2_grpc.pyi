@@ -51,7 +51,8 @@ class SourceServiceStub:
     """Lists the keys of a source, newest first, without secrets."""
     RotateKey: _grpc.UnaryUnaryMultiCallable[_source_pb2.RotateKeyRequest, _source_pb2.RotateKeyResponse]
     """Makes a new key with the old one's kind, scopes and sites, and lets the old
-    one end after the overlap. NOT_FOUND.
+    one end after the overlap. A key is rotated once: one that has an end
+    already is refused. NOT_FOUND, INVALID_ARGUMENT.
     """
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_source_pb2.RevokeKeyRequest, _source_pb2.RevokeKeyResponse]
     """Ends a key now. Repeating changes nothing. NOT_FOUND."""
@@ -83,7 +84,8 @@ class SourceServiceAsyncStub(SourceServiceStub):
     """Lists the keys of a source, newest first, without secrets."""
     RotateKey: _aio.UnaryUnaryMultiCallable[_source_pb2.RotateKeyRequest, _source_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Makes a new key with the old one's kind, scopes and sites, and lets the old
-    one end after the overlap. NOT_FOUND.
+    one end after the overlap. A key is rotated once: one that has an end
+    already is refused. NOT_FOUND, INVALID_ARGUMENT.
     """
     RevokeKey: _aio.UnaryUnaryMultiCallable[_source_pb2.RevokeKeyRequest, _source_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Ends a key now. Repeating changes nothing. NOT_FOUND."""
@@ -154,7 +156,8 @@ class SourceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_source_pb2.RotateKeyResponse, _abc.Awaitable[_source_pb2.RotateKeyResponse]]:
         """Makes a new key with the old one's kind, scopes and sites, and lets the old
-        one end after the overlap. NOT_FOUND.
+        one end after the overlap. A key is rotated once: one that has an end
+        already is refused. NOT_FOUND, INVALID_ARGUMENT.
         """
 
     @_abc_1.abstractmethod

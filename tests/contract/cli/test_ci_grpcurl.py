@@ -33,6 +33,26 @@ def test_it_calls_the_core(tmp_path: Path, database_url: str) -> None:
     assert "polylect.v1.IngestService" in listed
 
 
+def test_it_says_what_it_misses(tmp_path: Path) -> None:
+    nowhere = {
+        **os.environ,
+        "POLYLECT_DATA_DIR": str(tmp_path),
+        "POLYLECT_ADMIN_TOKEN": "",
+        "POLYLECT_CORE_ADDRESS": "127.0.0.1:1",
+    }
+    for arguments, said in (
+        (("", "{}"), "call what? make grpcurl CALL="),
+        (("", "", "sec_123"), "call what? make grpcurl CALL="),
+        (("polylect.v1.SourceService/ListSources",), "no key: give KEY="),
+        (("polylect.v1.SourceService/ListSources", "", "key"), "no core answers at 127.0.0.1:1: "),
+    ):
+        done = subprocess.run(
+            [SCRIPT, *arguments], env=nowhere, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode in (2, 3)
+        assert (done.stderr.startswith(said), done.stderr.count("\n"), done.stdout) == (True, 1, "")
+
+
 def test_the_token_stands_in_no_command_line(tmp_path: Path) -> None:
     (tmp_path / "grpcurl").write_text('#!/bin/sh\necho "$*"; echo "$token"\n')
     (tmp_path / "grpcurl").chmod(0o755)

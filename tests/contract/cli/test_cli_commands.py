@@ -2,11 +2,12 @@
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from google.type.money_pb2 import Money
 from polylect.v1.event_pb2 import Device, Event, EventKind, Page, Revenue
 from polylect.v1.ingest_pb2 import IngestRequest
 from polylect.v1.ingest_pb2_grpc import IngestServiceStub
+
+from storage.embedded import EmbeddedPostgres
+from storage.migrate import HEAD
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -234,45 +238,65 @@ def test_events_are_listed_latest_first_filtered_and_whole(operator: Operator) -
 
 
 @contextmanager
-def following(operator: Operator, *options: str) -> Iterator[Callable[[], str]]:
-    """Follows events; gives what reads the name of the next one shown."""
+def following(operator: Operator, *options: str) -> Iterator["subprocess.Popen[str]"]:
+    """Follows what happens."""
     with subprocess.Popen(
-        [POLYLECT, "events", "--follow", "--json", *options],
+        [POLYLECT, "tail", *options],
         env=operator.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as follower:
-        assert follower.stdout
         assert follower.stderr
-        out = follower.stdout
         try:
-            yield lambda: str(msgspec.json.decode(out.readline())["name"])
+            assert follower.stderr.readline() == "polylect: following; Ctrl-C ends\n"
+            yield follower
         finally:
-            follower.terminate()
+            follower.send_signal(signal.SIGINT)
+            assert follower.wait(20) == 0
             assert "Traceback" not in follower.stderr.read()
 
 
-def test_events_are_followed(operator: Operator) -> None:
-    operator.succeed("source", "create", "shop")
-    secret = operator.json("key", "create", "shop", "--kind", "service")["secret"]
-    with operator.part("worker"), following(operator) as next_name:
-        for number in range(3):
-            ingest(operator, secret, Event(kind=EventKind.EVENT_KIND_TRACK, name=f"n-{number}"))
-            assert next_name() == f"n-{number}"
+def line_of(follower: "subprocess.Popen[str]") -> str:
+    assert follower.stdout
+    return follower.stdout.readline()
 
 
-def test_what_was_there_before_is_not_shown_as_new(operator: Operator) -> None:
+def test_what_happens_is_followed(operator: Operator) -> None:
     operator.succeed("source", "create", "shop")
     secret = operator.json("key", "create", "shop", "--kind", "service")["secret"]
-    old = [Event(kind=EventKind.EVENT_KIND_TRACK, name=f"old-{number}") for number in range(5)]
-    ingest(operator, secret, *old)
-    with operator.part("worker"):
-        wait_until(lambda: operator.succeed("events", "--json").count("\n") == 5)
-        with following(operator, "--limit", "2") as next_name:
-            assert [next_name(), next_name()] == ["old-3", "old-4"]
-            ingest(operator, secret, Event(kind=EventKind.EVENT_KIND_TRACK, name="new"))
-            assert next_name() == "new"
+    track = EventKind.EVENT_KIND_TRACK
+    with operator.part("worker"), following(operator, "--json") as program, following(operator) as person:
+        ingest(operator, secret, Event(kind=track, name="signup", user_id="u-1"))
+        accepted = msgspec.json.decode(line_of(program))
+        assert (accepted["verdict"], accepted["event"]["name"]) == ("accepted", "signup")
+        assert re.search(r"accepted  track  signup  u-1  shop  grpc", line_of(person))
+        ingest(operator, secret, Event(kind=track))
+        refused = msgspec.json.decode(line_of(program))
+        assert (refused["verdict"], refused["reason"]) == ("refused", "field_missing")
+        assert re.search(rf"REFUSED .*name.*  shop  grpc  .*request {refused['request_id']}", line_of(person))
+        with following(operator, "--name", "wanted", "--json") as filtered:
+            ingest(operator, secret, Event(kind=track, name="other"), Event(kind=track, name="wanted"))
+            assert msgspec.json.decode(line_of(filtered))["event"]["name"] == "wanted"
+    assert operator.fail("tail", "--accepted", "--refused")[0] == 2
+    assert "there is no such kind" in operator.fail("tail", "--kind", "x")[1]
+
+
+def test_a_tail_goes_on_after_a_restart_of_the_core(nobody: Operator, database_url: str) -> None:
+    nobody.environment["DATABASE_URL"] = database_url
+    track = EventKind.EVENT_KIND_TRACK
+    with nobody.part("worker"), ExitStack() as stack:
+        with nobody.part("core"):
+            nobody.wait_for_core()
+            nobody.succeed("source", "create", "shop")
+            secret = nobody.json("key", "create", "shop", "--kind", "service")["secret"]
+            follower = stack.enter_context(following(nobody, "--json"))
+            ingest(nobody, secret, Event(kind=track, name="before"))
+            assert msgspec.json.decode(line_of(follower))["event"]["name"] == "before"
+        with nobody.part("core"):
+            nobody.wait_for_core()
+            ingest(nobody, secret, Event(kind=track, name="meanwhile"))
+            assert msgspec.json.decode(line_of(follower))["event"]["name"] == "meanwhile"
 
 
 def test_the_largest_event_is_shown(operator: Operator) -> None:
@@ -312,10 +336,41 @@ def test_a_directory_where_nothing_ran_has_no_token_and_no_database(nobody: Oper
         assert "set DATABASE_URL" in error
 
 
+@pytest.mark.parametrize("part", ["core", "worker"])
+def test_a_part_alone_does_not_wait_for_an_embedded_database_that_does_not_run(
+    nobody: Operator, part: str
+) -> None:
+    nobody.succeed("migrate")
+    code, error = nobody.fail(part)
+    assert code == 2
+    assert error.startswith(f"polylect: a {part} alone starts no database: set DATABASE_URL ")
+
+
+def test_a_host_that_is_none_is_named(nobody: Operator) -> None:
+    nobody.environment["POLYLECT_HOST"] = "no such host"
+    code, error = nobody.fail("up")
+    assert code == 2
+    assert "can't listen on no such host port" in error
+    assert "Unknown error" not in error
+    assert "set POLYLECT_HOST" in error
+
+
+def test_a_facade_of_a_core_elsewhere_is_told_the_token(nobody: Operator) -> None:
+    nobody.environment["POLYLECT_CORE_ADDRESS"] = "127.0.0.1:1"
+    code, error = nobody.fail("facade")
+    assert code == 2
+    assert "set POLYLECT_FACADE_TOKEN" in error
+
+
 def test_a_database_given_is_migrated(nobody: Operator, empty_database_url: str) -> None:
-    nobody.environment |= {"DATABASE_URL": empty_database_url, "POLYLECT_MODE": "demo"}
+    nobody.environment["DATABASE_URL"] = empty_database_url
+    assert nobody.succeed("migrate") == f"migrated to revision {HEAD}\n"
+    assert nobody.succeed("migrate") == f"the schema is up to date (revision {HEAD})\n"
+    nobody.environment["POLYLECT_MODE"] = "demo"
     for _ in range(2):
-        nobody.succeed("migrate")
+        assert nobody.succeed("migrate") == (
+            f"the schema is up to date (revision {HEAD}); the documents' example keys are in (demo mode)\n"
+        )
     with psycopg.connect(empty_database_url) as connection:
         assert connection.execute("select count(*) from sources where demo").fetchone() == (4,)
     assert nobody.succeed("database-url") == f"{empty_database_url}\n"
@@ -323,10 +378,16 @@ def test_a_database_given_is_migrated(nobody: Operator, empty_database_url: str)
 
 def test_the_embedded_database_is_migrated(nobody: Operator) -> None:
     nobody.environment.pop("DATABASE_URL", None)
-    nobody.succeed("migrate")
+    assert nobody.succeed("migrate") == f"migrated to revision {HEAD}\n"
     assert re.fullmatch(
         r"postgresql://polylect:\S+@127\.0\.0\.1:\d+/polylect\n", nobody.succeed("database-url")
     )
+
+
+def test_the_embedded_database_is_migrated_while_it_runs(nobody: Operator, tmp_path: Path) -> None:
+    nobody.environment.pop("DATABASE_URL", None)
+    with EmbeddedPostgres(tmp_path / "data" / "postgres"):
+        assert nobody.succeed("migrate") == f"migrated to revision {HEAD}\n"
 
 
 def test_a_facade_stops_without_complaint(nobody: Operator, tmp_path: Path) -> None:
@@ -387,7 +448,7 @@ def test_help_is_everywhere(nobody: Operator) -> None:
     assert {"up", "core", "facade", "worker", "migrate", "config", "database-url", "send", "events"} < set(
         listed
     )
-    for group in ("source", "key"):
+    for group in ("source", "key", "identity"):
         listed += [
             f"{group} {name}" for name in re.findall(r"^  ([a-z]+)  ", nobody.succeed(group, "--help"), re.M)
         ]

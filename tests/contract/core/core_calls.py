@@ -15,6 +15,7 @@ from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from polylect.v1 import event_pb2, ingest_pb2, source_pb2
 from polylect.v1.event_pb2 import Event
+from polylect.v1.identity_pb2_grpc import IdentityServiceStub
 from polylect.v1.ingest_pb2 import BatchIngestRequest, ClientItem, ClientOutcome, ClientRequest
 from polylect.v1.ingest_pb2_grpc import IngestServiceStub
 from polylect.v1.quarantine_pb2_grpc import QuarantineServiceStub
@@ -52,6 +53,7 @@ class Caller:
     query: Any = field(init=False)
     sources: Any = field(init=False)
     quarantine: Any = field(init=False)
+    identity: Any = field(init=False)
     health: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +61,7 @@ class Caller:
         self.query = QueryServiceStub(self.channel)
         self.sources = SourceServiceStub(self.channel)
         self.quarantine = QuarantineServiceStub(self.channel)
+        self.identity = IdentityServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
     async def send(self, *requests: ClientRequest) -> list[ClientOutcome]:
@@ -125,6 +128,9 @@ def a_request(secret: str, *items: ClientItem | Event, **fields: Any) -> ClientR
         request.received_at.FromDatetime(NOW)
     for item in items or (an_event(),):
         request.items.append(ClientItem(event=item, raw=b"{}") if isinstance(item, Event) else item)
+    for item in request.items:
+        if item.HasField("event"):
+            item.event.provenance.dialect = request.dialect
     return request
 
 

@@ -53,7 +53,7 @@ SERVICE = ingest_pb2.KEY_KIND_SERVICE
 
 
 async def test_health(core: Caller) -> None:
-    assert [await core.is_serving(service) for service in ("", *SERVICES)] == [True] * 5
+    assert [await core.is_serving(service) for service in ("", *SERVICES)] == [True] * (1 + len(SERVICES))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await core.is_serving("polylect.v1.NoService")
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
@@ -68,7 +68,7 @@ async def test_reflection(core: Caller) -> None:
 
     services, methods = await asyncio.to_thread(ask)
     assert {*SERVICES, "grpc.health.v1.Health"} <= set(services)
-    assert methods == ["Ingest", "BatchIngest", "BatchIngestStream", "IngestStream"]
+    assert methods == ["Ingest", "BatchIngest", "BatchIngestStream", "IngestStream", "ReportRefusals"]
 
 
 @pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])

@@ -21,6 +21,7 @@ from polylect.v1.source_pb2 import (
     ListSourcesRequest,
     RevokeKeyRequest,
     RotateKeyRequest,
+    RotateKeyResponse,
     Source,
     SourceRateLimit,
     StringList,
@@ -239,6 +240,24 @@ async def test_rotation_keeps_what_the_key_is(core: Caller) -> None:
     assert not rotated.key.HasField("expires_at")
     end = (NOW + timedelta(hours=24)).replace(tzinfo=None)
     assert (rotated.old_key.key_id, rotated.old_key.expires_at.ToDatetime()) == (old.key.key_id, end)
+
+
+async def test_a_key_is_rotated_once(core: Caller) -> None:
+    await core.make_source("shop")
+    old = await core.make_key()
+    rotate = RotateKeyRequest(key_id=old.key.key_id)
+    rotations = await asyncio.gather(
+        *(core.sources.RotateKey(rotate, metadata=ADMIN) for _ in range(4)), return_exceptions=True
+    )
+    (rotated,) = (one for one in rotations if isinstance(one, RotateKeyResponse))
+    failed = await failure(core.sources.RotateKey(rotate, metadata=ADMIN))
+    assert (failed.reason, failed.field) == ("ARGUMENT_INVALID", "key_id")
+    assert failed.message == (
+        f"The key was rotated already and ends at {rotated.old_key.expires_at.ToJsonString()}; "
+        "rotate the key that replaced it, or revoke this one to end it sooner"
+    )
+    listed = (await core.sources.ListKeys(ListKeysRequest(source="shop"), metadata=ADMIN)).keys
+    assert list(listed) == [rotated.key, rotated.old_key]
 
 
 async def test_rotation_without_overlap_and_of_an_ended_key(core: Caller) -> None:

@@ -12,7 +12,8 @@ import httpx
 from uvicorn import Config
 
 from rest_facade.app import create_app
-from rest_facade.connections import FacadeProtocol, FacadeServer
+from rest_facade.connections import FacadeProtocol
+from rest_facade.gunicorn_worker import FacadeServer
 from rest_facade.options import FacadeOptions
 
 FACADE_TOKEN = "facade-token-of-the-tests"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from uvicorn import Config
 
-from rest_facade.connections import FacadeProtocol, FacadeServer
+from rest_facade.connections import FacadeProtocol
+from rest_facade.gunicorn_worker import FacadeServer
 
 Headers = Sequence[tuple[bytes, bytes]]
 

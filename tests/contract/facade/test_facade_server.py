@@ -134,18 +134,58 @@ async def test_a_killed_worker_is_replaced(core_address: str, tmp_path: Path) ->
         assert await server.exit_code() == 0
 
 
-async def test_workers_count_together(core_address: str, tmp_path: Path) -> None:
-    async with serving(core_address, tmp_path, workers=2) as server:
-        for _ in range(20):
-            async with httpx.AsyncClient(base_url=server.url) as client:
-                await client.post("/api/ingest", content=PAGEVIEW, headers=HEADERS)
-        labels = 'dialect="pulsora",endpoint="/api/ingest",reason="",status="202"'
-        line = f"polylect_facade_requests_total{{{labels}}} 20.0"
+async def send(server: Server, times: int) -> None:
+    for _ in range(times):
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            await client.post("/api/ingest", content=PAGEVIEW, headers=HEADERS)
+
+
+async def until_counted(server: Server, number: int) -> None:
+    labels = 'dialect="pulsora",endpoint="/api/ingest",reason="",status="202"'
+    line = f"polylect_facade_requests_total{{{labels}}} {number}.0\n"
+    shown = ""
+    try:
         async with asyncio.timeout(5), httpx.AsyncClient(base_url=server.url) as client:
-            shown = ""
             while line not in shown:
                 shown = (await client.get("/metrics")).text
                 await asyncio.sleep(0.05)
+    except TimeoutError as error:
+        raise AssertionError(shown) from error
+
+
+async def test_workers_count_together(core_address: str, tmp_path: Path) -> None:
+    async with serving(core_address, tmp_path, workers=2) as server:
+        await send(server, 20)
+        await until_counted(server, 20)
+
+
+async def test_facades_over_one_directory_count_apart(core_address: str, tmp_path: Path) -> None:
+    async with serving(core_address, tmp_path, workers=2) as one:
+        await send(one, 7)
+        async with serving(core_address, tmp_path) as other:
+            await send(other, 2)
+            # From a worker that comes when the other was there already, too.
+            os.kill(one.workers()[0].pid, signal.SIGKILL)
+            await until(lambda: len(one.workers()) == 2, seconds=10)
+            await send(one, 3)
+            await until_counted(one, 10)
+            await until_counted(other, 2)
+
+
+async def test_counters_of_the_dead_are_removed_at_the_next_start(core_address: str, tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics"
+    async with serving(core_address, tmp_path) as server:
+        (left,) = metrics.iterdir()
+        await send(server, 1)
+        await until_counted(server, 1)
+        workers = server.workers()
+        server.process.kill()
+        await server.exit_code()
+        await asyncio.to_thread(psutil.wait_procs, workers, timeout=10)
+    assert list(left.iterdir()) != []
+    async with serving(core_address, tmp_path):
+        (fresh,) = metrics.iterdir()
+    assert fresh != left
 
 
 async def test_says_nothing_of_its_make(core_address: str, tmp_path: Path) -> None:

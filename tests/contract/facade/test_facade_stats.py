@@ -37,7 +37,11 @@ async def test_the_seeds_own_question(core_address: str) -> None:
         ("metric=event_count", 400, "Missing required field: site_id"),
         ("site_id=&metric=event_count", 400, "Missing required field: site_id"),
         ("site_id=site_abc123", 400, "Missing required field: metric"),
-        ("site_id=site_abc123&metric=happiness", 400, "Unknown metric: happiness"),
+        (
+            "site_id=site_abc123&metric=happiness",
+            400,
+            "Unknown metric: happiness; metric must be one of: event_count",
+        ),
         ("site_id=site_abc123&metric=event_count&period=2h", 400, "period must be one of: 1h, 24h, 7d, 30d"),
         (
             "site_id=site_abc123&metric=event_count&start_date=yesterday",

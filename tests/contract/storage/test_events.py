@@ -36,7 +36,7 @@ from storage.errors import StorageUnavailable
 from storage.events import PostgresEvents
 from storage.partitions import Partitions
 from storage.quarantine_rows import NO_SOURCE, insert_quarantined
-from storage.rows import COLUMNS, row_of
+from storage.rows import COLUMNS, COPY, row_of, write_rows
 from storage.values import timestamp_of
 
 NOW = datetime(2026, 2, 25, 14, 30, 0, 123456, tzinfo=UTC)
@@ -101,9 +101,8 @@ def store_events(url: str, events: Sequence[Event]) -> None:
         {event.received_at.ToDatetime(UTC).date() for event in events}
     )
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
-        with cursor.copy(f"COPY events ({', '.join(COLUMNS)}) FROM STDIN") as copy:
-            for event in events:
-                copy.write_row(row_of(event))
+        with cursor.copy(COPY) as copy:
+            write_rows(copy, [row_of(event) for event in events])
         for event in events:
             if key := dedup_key(event):
                 values = (event.source_id, key, event.event_id, event.received_at.ToDatetime(UTC))

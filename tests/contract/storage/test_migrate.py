@@ -44,9 +44,9 @@ def _schema_of(url: str) -> dict[str, list[tuple[Any, ...]]]:
 
 def test_a_fresh_database_is_not_current_until_it_is_migrated(empty_database_url: str) -> None:
     assert not is_current(empty_database_url)
-    migrate(empty_database_url)
+    assert migrate(empty_database_url)
     assert is_current(empty_database_url)
-    migrate(empty_database_url)
+    assert not migrate(empty_database_url)
     assert is_current(empty_database_url)
 
 

@@ -72,8 +72,8 @@ def test_an_empty_queue_is_nothing_to_do(worker: Worker) -> None:
 def test_queued_rows_become_events_and_vanish(worker: Worker, connection: psycopg.Connection[Any]) -> None:
     single = make_event()
     many = [make_event(message_id=f"m-{n}") for n in range(300)]
-    assert encode_batch(EventBatch(events=many)).startswith(b"\x28\xb5\x2f\xfd")
-    assert not encode_batch(EventBatch(events=[single])).startswith(b"\x28\xb5\x2f\xfd")
+    assert encode_batch(EventBatch(events=many).SerializeToString()).startswith(b"\x28\xb5\x2f\xfd")
+    assert not encode_batch(EventBatch(events=[single]).SerializeToString()).startswith(b"\x28\xb5\x2f\xfd")
     enqueue(connection, single, refused=[make_refused(), make_refused()])
     enqueue(connection, *many)
     assert worker.settle_all() == 303
@@ -146,7 +146,7 @@ def test_rows_another_worker_holds_are_passed_by(
 
 def test_an_undecodable_row_stops_nobody(worker: Worker, connection: psycopg.Connection[Any]) -> None:
     good = make_event()
-    frame = encode_batch(EventBatch(events=[make_event() for _ in range(100)]))
+    frame = encode_batch(EventBatch(events=[make_event() for _ in range(100)]).SerializeToString())
     broken = [b"\xff\xff\xff", frame[: len(frame) // 2]]
     for payload in broken:
         enqueue_payload(connection, payload)
@@ -288,7 +288,7 @@ def test_an_idle_worker_looks_less_and_less_often(worker: Worker) -> None:
     assert script.waits == [0, 0.05, 0.1, 0.2, 0.25, 0.25, 0.25]
 
 
-def test_after_a_small_claim_it_lets_the_next_grow(
+def test_when_nothing_is_left_it_lets_the_next_claim_grow(
     worker: Worker, connection: psycopg.Connection[Any]
 ) -> None:
     script = Script(None, None, None, lambda: enqueue(connection, make_event()), None)
@@ -302,7 +302,7 @@ def test_it_never_waits_while_more_is_queued(database_url: str, connection: psyc
     for _ in range(4):
         enqueue(connection, make_event())
     script = Script(*[None] * 4)
-    worker = Worker(WorkerOptions(database_url, claim_items=1, small_claim_pause_seconds=60), Clock())
+    worker = Worker(WorkerOptions(database_url, claim_items=1, claim_interval_seconds=60), Clock())
     worker.work(script)
     worker.close()
     assert script.waits[:4] == [0, 0, 0, 0]

@@ -61,7 +61,7 @@ def make_refused(**fields: Any) -> QuarantinedEvent:
 def enqueue(connection: psycopg.Connection[Any], *events: Event, refused: list[Any] | None = None) -> None:
     """Append one queue row, as the core does."""
     batch = EventBatch(events=events, quarantined=refused or [])
-    enqueue_payload(connection, encode_batch(batch), len(events) + len(refused or []))
+    enqueue_payload(connection, encode_batch(batch.SerializeToString()), len(events) + len(refused or []))
 
 
 def enqueue_payload(connection: psycopg.Connection[Any], payload: bytes, item_count: int = 1) -> None:

@@ -1,0 +1,138 @@
+"""`polylect tail`: what is stored and refused, as it happens.
+
+Hides that the call may be interrupted: it goes on where it was, showing nothing twice.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+from polylect.v1.error_reason_pb2 import ErrorReason
+from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.query_pb2 import (
+    TAIL_VERDICT_ACCEPTED,
+    TAIL_VERDICT_REFUSED,
+    TAIL_VERDICT_UNSPECIFIED,
+    TailEventsRequest,
+    TailEventsResponse,
+)
+
+from polylect_cli.calling import Core, Interrupted, connected, time_text
+from polylect_cli.events import KINDS, as_document, kind_of, row_of
+from polylect_cli.output import EXIT_USAGE, CommandError, print_error, print_json, print_line, printable
+from polylect_cli.source_names import SourceNames
+
+_AGAIN_SECONDS = 1.0
+# More than a resumed call repeats.
+_REMEMBERED = 20_000
+_VERDICTS = {
+    (False, False): TAIL_VERDICT_UNSPECIFIED,
+    (True, False): TAIL_VERDICT_ACCEPTED,
+    (False, True): TAIL_VERDICT_REFUSED,
+}
+
+
+def tail(
+    source: Annotated[str, typer.Option(help="Name or id of the source.")] = "",
+    kind: Annotated[str, typer.Option(metavar="|".join(KINDS), help="This kind only.")] = "",
+    name: Annotated[str, typer.Option(help="This name only.")] = "",
+    user: Annotated[str, typer.Option(help="This user_id only.")] = "",
+    dialect: Annotated[str, typer.Option(help="pulsora, pulse, apex, datafly or grpc.")] = "",
+    accepted: Annotated[bool, typer.Option("--accepted", help="Only what is stored.")] = False,
+    refused: Annotated[bool, typer.Option("--refused", help="Only what is refused.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """Show events as they are stored, and refusals with their reasons; Ctrl-C ends."""
+    if accepted and refused:
+        raise CommandError(
+            "--accepted and --refused exclude each other; without either, both are shown", EXIT_USAGE
+        )
+    request = TailEventsRequest(
+        source=source,
+        kind=kind_of(kind),
+        name=name,
+        user_id=user,
+        dialect=dialect,
+        verdict=_VERDICTS[accepted, refused],
+    )
+    with connected() as core, suppress(KeyboardInterrupt):
+        sources = SourceNames(core)
+        for answer in _happening(core, request):
+            if answer.gap:
+                print_error("polylect: more happens than can be shown; some of it is left out here")
+            if as_json:
+                print_json(_document(answer))
+            else:
+                print_line(printable("  ".join(filter(None, _cells(answer, sources)))))
+
+
+def _happening(core: Core, request: TailEventsRequest) -> Iterator[TailEventsResponse]:
+    shown: OrderedDict[str, None] = OrderedDict()
+    answers = core.follow(core.queries.TailEvents, request)
+    print_error("polylect: following; Ctrl-C ends")
+    while True:
+        try:
+            for answer in answers:
+                token = request.resume_token = answer.resume_token
+                if token not in shown:
+                    shown[token] = None
+                    if len(shown) > _REMEMBERED:
+                        shown.popitem(last=False)
+                    yield answer
+        except Interrupted as interruption:
+            print_error(f"polylect: {interruption}; trying again")
+            answers = _again(core, request)
+
+
+def _again(core: Core, request: TailEventsRequest) -> Iterator[TailEventsResponse]:
+    while True:
+        time.sleep(_AGAIN_SECONDS)
+        with suppress(Interrupted):
+            answers = core.follow(core.queries.TailEvents, request)
+            print_error("polylect: following again")
+            return answers
+
+
+def _document(answer: TailEventsResponse) -> dict[str, Any]:
+    if answer.WhichOneof("item") == "event":
+        return {"verdict": "accepted", "event": as_document(answer.event)}
+    refused = answer.refused
+    return {
+        "verdict": "refused",
+        "reason": _reason(refused),
+        "message": refused.rejection.message,
+        "field": refused.rejection.field,
+        "quarantine_id": refused.quarantine_id,
+        "source_id": refused.source_id,
+        "received_at": time_text(refused.received_at),
+        "dialect": refused.dialect,
+        "endpoint": refused.endpoint,
+        "request_id": refused.request_id,
+        "client_ip": refused.client_ip,
+    }
+
+
+def _cells(answer: TailEventsResponse, sources: SourceNames) -> tuple[str, ...]:
+    if answer.WhichOneof("item") == "event":
+        received, *rest = row_of(answer.event, sources)
+        return (received, "accepted", *rest)
+    refused = answer.refused
+    return (
+        time_text(refused.received_at),
+        "REFUSED ",
+        f"{_reason(refused)}: {refused.rejection.message}",
+        sources.name(refused.source_id),
+        refused.dialect,
+        refused.endpoint,
+        f"request {refused.request_id}",
+    )
+
+
+def _reason(refused: QuarantinedEvent) -> str:
+    number = refused.rejection.reason
+    if number not in ErrorReason.values():
+        return f"reason_{number}"
+    return ErrorReason.Name(number).removeprefix("ERROR_REASON_").lower()

@@ -1,0 +1,78 @@
+"""What is remembered of events that were dropped because their client's id was stored before.
+
+Hides how the stored one is found and when it is forgotten. It must not know what makes two events the same.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from polylect.v1.event_pb2 import Event
+
+# The one that was stored is the one that has the key; a row says it again for who asks later.
+_INSERT = """
+INSERT INTO duplicates (source_id, event_id, received_at, duplicate_of, message_id, request_id, dialect,
+                        endpoint, client_ip)
+SELECT source_id, dropped.event_id, dropped.received_at, kept.event_id, message_id, request_id, dialect,
+       endpoint, client_ip
+FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::timestamptz[], %s::text[], %s::text[], %s::text[],
+            %s::text[], %s::text[])
+    AS dropped (source_id, dedup_key, event_id, received_at, message_id, request_id, dialect, endpoint,
+                client_ip)
+JOIN dedup_keys AS kept USING (source_id, dedup_key)
+ON CONFLICT (source_id, event_id) DO NOTHING
+"""
+
+# A source that sends everything twice must not fill the disk with it.
+_LARGEST_OF_SOURCE = 1_000_000
+_PURGE_ROWS = 5_000
+_PURGE_OLD = """
+DELETE FROM duplicates WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM duplicates WHERE received_at < %s LIMIT %s))
+"""
+_PURGE_MANY = """
+DELETE FROM duplicates WHERE ctid = ANY(ARRAY(
+    SELECT one.ctid FROM sources
+    CROSS JOIN LATERAL (SELECT event_id FROM duplicates WHERE duplicates.source_id = sources.source_id
+                        ORDER BY event_id DESC OFFSET %s LIMIT 1) AS last
+    JOIN duplicates AS one ON one.source_id = sources.source_id AND one.event_id <= last.event_id
+    LIMIT %s))
+"""
+
+
+def insert_duplicates(connection: psycopg.Connection[Any], dropped: Sequence[tuple[Event, str, str]]) -> None:
+    """Remember events that were dropped, each with its deduplication key and its received_at as text.
+
+    Raises the driver's errors.
+    """
+    rows = [
+        (
+            event.source_id,
+            key,
+            event.event_id,
+            received_at,
+            _text(event.message_id),
+            _text(event.provenance.request_id),
+            _text(event.provenance.dialect),
+            _text(event.provenance.endpoint),
+            _text(event.client_ip),
+        )
+        for event, key, received_at in dropped
+    ]
+    connection.execute(_INSERT, [list(column) for column in zip(*rows, strict=True)])
+
+
+def purge_duplicates(connection: psycopg.Connection[Any], cutoff: datetime) -> bool:
+    """Forget a chunk of those received before `cutoff`, and of too many; False when more is due.
+
+    Raises the driver's errors.
+    """
+    old = connection.execute(_PURGE_OLD, (cutoff, _PURGE_ROWS)).rowcount
+    many = connection.execute(_PURGE_MANY, (_LARGEST_OF_SOURCE, _PURGE_ROWS)).rowcount
+    return max(old, many) < _PURGE_ROWS
+
+
+def _text(text: str) -> str | None:
+    # The event was never tried against a column.
+    return text.replace("\0", "") or None

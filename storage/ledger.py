@@ -1,0 +1,130 @@
+"""Reading the ledger together with what lies in the queue, as of one moment.
+
+Hides that the two are one statement: an event is counted here or there, never in both or in neither. What
+adds to it is `reckoning`.
+"""
+
+import base64
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, LiteralString
+
+import msgspec
+from polylect.v1.trail_pb2 import GetLedgerResponse, LedgerEntry
+
+from storage.database import Database
+from storage.quarantine_rows import NO_SOURCE
+from storage.values import timestamp_of, uuid_text
+
+_COUNTS = ("received", "stored", "duplicate", "quarantined", "refused", "in_queue")
+# Told apart from the tokens of other lists.
+_TOKEN_MARK = b"l"
+
+_SUMS: LiteralString = ", ".join(f"coalesce(sum({name}), 0)::bigint AS total_{name}" for name in _COUNTS)
+_OF_RANGE: LiteralString = """
+    (%(source_id)s::uuid IS NULL OR source_id = %(source_id)s::uuid)
+    AND (%(from)s::timestamptz IS NULL OR hour >= %(from)s::timestamptz)
+    AND (%(until)s::timestamptz IS NULL OR hour < %(until)s::timestamptz)
+"""
+_PAGE: LiteralString = f"""
+WITH counted AS (
+    SELECT source_id, dialect, hour, received, stored, duplicate, quarantined, refused FROM ledger
+    WHERE {_OF_RANGE}
+), waiting AS (
+    SELECT source_id, dialect, hour, sum(events) AS in_queue FROM (
+        SELECT (line->>0)::uuid, line->>1, to_timestamp((line->>2)::bigint), (line->>3)::bigint
+        FROM queue CROSS JOIN LATERAL jsonb_array_elements(received) AS line
+        UNION ALL
+        SELECT %(no_source)s::uuid, '', date_trunc('hour', enqueued_at, 'UTC'), item_count
+        FROM queue WHERE received IS NULL
+    ) AS line (source_id, dialect, hour, events)
+    WHERE {_OF_RANGE} GROUP BY 1, 2, 3
+), entries AS (
+    SELECT source_id, dialect, hour,
+           coalesce(received, 0) + coalesce(in_queue, 0) AS received, coalesce(stored, 0) AS stored,
+           coalesce(duplicate, 0) AS duplicate, coalesce(quarantined, 0) AS quarantined,
+           coalesce(refused, 0) AS refused, coalesce(in_queue, 0) AS in_queue
+    FROM counted FULL JOIN waiting USING (source_id, dialect, hour)
+)
+SELECT total.*, page.*
+FROM (
+    SELECT {_SUMS},
+           count(*) FILTER (WHERE received <> stored + duplicate + quarantined + refused + in_queue)
+               AS unbalanced
+    FROM entries
+) AS total
+LEFT JOIN LATERAL (
+    SELECT source_id AS source, dialect, hour, received, stored, duplicate, quarantined, refused, in_queue
+    FROM entries
+    WHERE %(after_hour)s::timestamptz IS NULL OR hour < %(after_hour)s::timestamptz
+        OR (hour = %(after_hour)s::timestamptz
+            AND (source_id, dialect) > (%(after_source)s::uuid, %(after_dialect)s::text))
+    ORDER BY hour DESC, source_id, dialect LIMIT %(limit)s
+) AS page ON true
+ORDER BY hour DESC, source, dialect
+"""  # noqa: S608
+
+
+async def ledger_page(
+    database: Database,
+    source_id: str | None,
+    between: tuple[datetime | None, datetime | None],
+    page_size: int,
+    page_token: str,
+) -> GetLedgerResponse:
+    """Give a page of the hours `between`, from inclusive, until exclusive, and the sums over all of them.
+
+    Raises ValueError for a page token that is not one of its own, and StorageUnavailable.
+    """
+    after_hour, after_source, after_dialect = _place_of(page_token) if page_token else (None, None, None)
+    parameters = {
+        "source_id": source_id and (uuid_text(source_id) or NO_SOURCE),
+        "from": between[0],
+        "until": between[1],
+        "no_source": NO_SOURCE,
+        "after_hour": after_hour,
+        "after_source": after_source,
+        "after_dialect": after_dialect,
+        # One more tells whether there is another page.
+        "limit": page_size + 1,
+    }
+    async with database.connection() as connection:
+        rows = await (await connection.execute(_PAGE, parameters)).fetchall()
+    response = GetLedgerResponse(
+        total=LedgerEntry(**{name: rows[0][f"total_{name}"] for name in _COUNTS}),
+        unbalanced_entries=rows[0]["unbalanced"],
+    )
+    listed = [row for row in rows if row["source"] is not None]
+    for row in listed[:page_size]:
+        response.entries.append(_entry_of(row))
+    if len(listed) > page_size:
+        response.next_page_token = _token_of(listed[page_size - 1])
+    return response
+
+
+def _entry_of(row: Mapping[str, Any]) -> LedgerEntry:
+    return LedgerEntry(
+        source_id=str(row["source"]),
+        dialect=row["dialect"],
+        hour=timestamp_of(row["hour"]),
+        **{name: int(row[name]) for name in _COUNTS},
+    )
+
+
+def _token_of(row: Mapping[str, Any]) -> str:
+    place = msgspec.json.encode((row["hour"], str(row["source"]), row["dialect"]))
+    return base64.urlsafe_b64encode(_TOKEN_MARK + place).decode()
+
+
+def _place_of(token: str) -> tuple[datetime, str, str]:
+    try:
+        content = base64.urlsafe_b64decode(token)
+        hour, source_id, dialect = msgspec.json.decode(
+            content.removeprefix(_TOKEN_MARK), type=tuple[datetime, str, str]
+        )
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise ValueError("not a page token") from error
+    canonical = uuid_text(source_id)
+    if not content.startswith(_TOKEN_MARK) or canonical is None or hour.tzinfo is None or "\0" in dialect:
+        raise ValueError("not a page token of the ledger")
+    return hour, canonical, dialect

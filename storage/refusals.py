@@ -1,0 +1,96 @@
+"""Requests refused as a whole: counted in the ledger, and some of them remembered.
+
+Hides that both are one statement, and how many are kept. It must not know why something is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+from polylect.v1.trail_pb2 import Refusal
+from uuid_utils.compat import uuid7
+
+from storage.database import Database
+from storage.quarantine_rows import NO_SOURCE, reason_text
+from storage.reckoning import UPSERT, Line, Reckoning
+from storage.values import datetime_of, uuid_text
+
+KEPT = timedelta(days=7)
+"""For how long a refusal is remembered; README and command line say so too."""
+
+_LARGEST_OF_SOURCE = 100_000
+_PURGE_ROWS = 5_000
+
+_TEXT_CHARACTERS = {"message": 1_000, "dialect": 64, "endpoint": 256, "request_id": 128, "client_ip": 64}
+_LARGEST_EVENT_COUNT = (1 << 31) - 1
+
+# One statement: a refusal that is remembered is counted, whatever fails.
+_ADD = f"""
+WITH remembered AS (
+    INSERT INTO refusals (source_id, refusal_id, received_at, reason, message, dialect, endpoint, request_id,
+                          client_ip, event_count)
+    SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::text[], %s::text[], %s::text[],
+                         %s::text[], %s::text[], %s::text[], %s::int[])
+)
+{UPSERT}
+"""  # noqa: S608 - of literals only
+_PURGE_OLD = """
+DELETE FROM refusals WHERE ctid = ANY(ARRAY(SELECT ctid FROM refusals WHERE received_at < %s LIMIT %s))
+"""
+_PURGE_MANY = """
+DELETE FROM refusals WHERE ctid = ANY(ARRAY(
+    SELECT one.ctid FROM (SELECT source_id FROM sources UNION ALL SELECT %s::uuid) AS each
+    CROSS JOIN LATERAL (SELECT refusal_id FROM refusals WHERE refusals.source_id = each.source_id
+                        ORDER BY refusal_id DESC OFFSET %s LIMIT 1) AS last
+    JOIN refusals AS one ON one.source_id = each.source_id AND one.refusal_id <= last.refusal_id
+    LIMIT %s))
+"""
+
+
+class PostgresRefusals:
+    """The core's end of the refusals."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_refused(self, counts: Mapping[Line, int], remembered: Sequence[Refusal]) -> None:
+        """Count events as received and refused, and remember some of their requests: all or nothing.
+
+        Raises StorageUnavailable; when the connection broke at the commit, it may be there all the same.
+        """
+        reckoning = Reckoning()
+        reckoning.refuse(counts)
+        rows = [_row_of(refusal) for refusal in remembered]
+        columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(10)]
+        async with self._database.connection() as connection:
+            await connection.execute(_ADD, [*columns, *reckoning.parameters()])
+
+
+def purge_refusals(connection: psycopg.Connection[Any], now: datetime) -> bool:
+    """Forget a chunk of those past their time, and of too many; False when more is due.
+
+    Raises the driver's errors.
+    """
+    old = connection.execute(_PURGE_OLD, (now - KEPT, _PURGE_ROWS)).rowcount
+    many = connection.execute(_PURGE_MANY, (NO_SOURCE, _LARGEST_OF_SOURCE, _PURGE_ROWS)).rowcount
+    return max(old, many) < _PURGE_ROWS
+
+
+def _row_of(refusal: Refusal) -> tuple[Any, ...]:
+    return (
+        uuid_text(refusal.source_id) or NO_SOURCE,
+        uuid_text(refusal.refusal_id) or str(uuid7()),
+        datetime_of(refusal.received_at),
+        reason_text(refusal.rejection.reason),
+        _text(refusal.rejection.message, "message"),
+        _text(refusal.dialect, "dialect") or None,
+        _text(refusal.endpoint, "endpoint") or None,
+        _text(refusal.request_id, "request_id") or None,
+        _text(refusal.client_ip, "client_ip") or None,
+        min(refusal.event_count, _LARGEST_EVENT_COUNT),
+    )
+
+
+def _text(text: str, column: str) -> str:
+    return text.replace("\0", "")[: _TEXT_CHARACTERS[column]]

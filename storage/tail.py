@@ -1,0 +1,73 @@
+"""What is new since an id, for those who follow.
+
+Hides that ids are in the order of receipt while rows become visible claim by claim, somewhat out of it: asked
+again from a little before, it leaves out what the caller has already.
+"""
+
+import uuid
+from collections.abc import Collection
+from datetime import timedelta
+from typing import TypeVar
+
+from polylect.v1.event_pb2 import Event
+from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from sqlalchemy import ColumnElement, any_, bindparam, not_
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
+
+from storage.database import Database
+from storage.events import EVENTS, QUARANTINE, Listing
+from storage.schema import events
+from storage.values import EPOCH
+
+# How far receipt, by the facade's clock, may be from the moment in the id, by the core's.
+_ID_TOLERANCE = timedelta(hours=1)
+_IDS = ARRAY(UUID(as_uuid=False))
+
+_Item = TypeVar("_Item", Event, QuarantinedEvent)
+
+
+class PostgresTail:
+    """Looks for what is new. Any method may raise StorageUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        """Ask this database."""
+        self._database = database
+
+    async def events_after(
+        self, source_id: str | None, after_id: str, known: Collection[str], limit: int
+    ) -> list[Event]:
+        """Give the newest events whose UUIDv7 is after `after_id`, without `known`, oldest first.
+
+        `source_id` None means all sources.
+        """
+        # Leaves out the days before.
+        recent = events.c.received_at >= EPOCH + _moment_of(after_id) - _ID_TOLERANCE
+        conditions = [*_unknown(EVENTS, after_id, known), recent]
+        return await self._newest(EVENTS, source_id, conditions, limit)
+
+    async def refused_after(
+        self, source_id: str | None, after_id: str, known: Collection[str], limit: int
+    ) -> list[QuarantinedEvent]:
+        """Give the newest entries of the quarantine in the same way."""
+        return await self._newest(QUARANTINE, source_id, _unknown(QUARANTINE, after_id, known), limit)
+
+    async def _newest(
+        self,
+        listing: Listing[_Item],
+        source_id: str | None,
+        conditions: list[ColumnElement[bool]],
+        limit: int,
+    ) -> list[_Item]:
+        rows = await self._database.rows(listing.newest(source_id, conditions, limit))
+        return [listing.item_of(row) for row in reversed(rows)]
+
+
+def _unknown(listing: Listing[_Item], after_id: str, known: Collection[str]) -> list[ColumnElement[bool]]:
+    conditions = [listing.id_column > after_id]
+    if known:
+        conditions.append(not_(listing.id_column == any_(bindparam("known", list(known), _IDS))))
+    return conditions
+
+
+def _moment_of(time_ordered_id: str) -> timedelta:
+    return timedelta(milliseconds=uuid.UUID(time_ordered_id).int >> 80)
