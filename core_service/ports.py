@@ -182,10 +182,15 @@ class TailStore(Protocol):
     ) -> list[Event]:
         """Give the newest events after that id, without `known`, at most `limit`, oldest first."""
 
-    async def refused_after(
+    async def quarantined_after(
         self, source_id: str | None, after_id: str, known: Collection[str], limit: int
     ) -> list[QuarantinedEvent]:
         """Give the newest entries of the quarantine in the same way."""
+
+    async def refusals_after(
+        self, source_id: str | None, after_id: str, known: Collection[str], limit: int
+    ) -> list[Refusal]:
+        """Give the newest refused requests in the same way."""
 
 
 class IdentityStore(Protocol):

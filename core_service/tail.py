@@ -7,14 +7,13 @@ that lets it fill is sent away and may resume.
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
 
 import structlog
 from polylect.v1 import error_reason_pb2 as reasons
-from polylect.v1.event_pb2 import Event, EventKind
-from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.event_pb2 import EventKind
 from polylect.v1.query_pb2 import (
     TAIL_VERDICT_ACCEPTED,
     TAIL_VERDICT_REFUSED,
@@ -97,9 +96,7 @@ class Tails:
         self, source_id: str | None, since: str, wanted: "_Wanted"
     ) -> AsyncIterator[TailEventsResponse]:
         after_id = _first_id_at(_ms_of(since) - _OVERLAP_MS)
-        events = await self._store.events_after(source_id, after_id, (), _RESUMED_ITEMS)
-        refused = await self._store.refused_after(source_id, after_id, (), _RESUMED_ITEMS)
-        for answer in _in_order(events, refused, gap=_RESUMED_ITEMS in (len(events), len(refused))):
+        for answer in await _look(self._store, source_id, after_id, (), _RESUMED_ITEMS):
             if wanted.takes(answer):
                 yield answer
 
@@ -154,10 +151,7 @@ class _Feed:
             self.end(CoreError(reasons.ERROR_REASON_INTERNAL, "Internal error"))
 
     async def _look(self) -> None:
-        asked = (self._source_id, self._after_id, self._known, _LOOK_ITEMS)
-        events = await self._store.events_after(*asked)
-        refused = await self._store.refused_after(*asked)
-        for answer in _in_order(events, refused, gap=_LOOK_ITEMS in (len(events), len(refused))):
+        for answer in await _look(self._store, self._source_id, self._after_id, self._known, _LOOK_ITEMS):
             self._known.add(answer.resume_token)
             self._newest_id = max(self._newest_id, answer.resume_token)
             size_bytes = answer.ByteSize()
@@ -187,8 +181,10 @@ class _Wanted:
         )
 
     def takes(self, answer: TailEventsResponse) -> bool:
-        if answer.WhichOneof("item") == "refused":
-            return self._refused and self._dialect in ("", answer.refused.dialect)
+        item = answer.WhichOneof("item")
+        if item != "event":
+            refused = answer.quarantined if item == "quarantined" else answer.refusal
+            return self._refused and self._dialect in ("", refused.dialect)
         event = answer.event
         return (
             self._events
@@ -237,13 +233,19 @@ class _Follower:
         return answer
 
 
-def _in_order(
-    events: Iterable[Event], refused: Iterable[QuarantinedEvent], *, gap: bool
+async def _look(
+    store: TailStore, source_id: str | None, after_id: str, known: Collection[str], limit: int
 ) -> list[TailEventsResponse]:
-    answers = [TailEventsResponse(event=event, resume_token=event.event_id) for event in events]
-    answers += [TailEventsResponse(refused=one, resume_token=one.quarantine_id) for one in refused]
+    """Give what is new of everything, in the order of its ids."""
+    asked = (source_id, after_id, known, limit)
+    events = await store.events_after(*asked)
+    quarantined = await store.quarantined_after(*asked)
+    refusals = await store.refusals_after(*asked)
+    answers = [TailEventsResponse(event=one, resume_token=one.event_id) for one in events]
+    answers += [TailEventsResponse(quarantined=one, resume_token=one.quarantine_id) for one in quarantined]
+    answers += [TailEventsResponse(refusal=one, resume_token=one.refusal_id) for one in refusals]
     answers.sort(key=_token_of)
-    if gap and answers:
+    if answers and limit in (len(events), len(quarantined), len(refusals)):
         answers[0].gap = True
     return answers
 

@@ -19,6 +19,7 @@ from polylect.v1.query_pb2 import (
     TailEventsRequest,
     TailEventsResponse,
 )
+from polylect.v1.trail_pb2 import Refusal
 
 from polylect_cli.calling import Core, Interrupted, connected, time_text
 from polylect_cli.events import KINDS, as_document, kind_of, row_of
@@ -99,13 +100,13 @@ def _again(core: Core, request: TailEventsRequest) -> Iterator[TailEventsRespons
 def _document(answer: TailEventsResponse) -> dict[str, Any]:
     if answer.WhichOneof("item") == "event":
         return {"verdict": "accepted", "event": as_document(answer.event)}
-    refused = answer.refused
+    refused = _refused(answer)
     return {
         "verdict": "refused",
         "reason": _reason(refused),
         "message": refused.rejection.message,
         "field": refused.rejection.field,
-        "quarantine_id": refused.quarantine_id,
+        "quarantine_id": answer.quarantined.quarantine_id,
         "source_id": refused.source_id,
         "received_at": time_text(refused.received_at),
         "dialect": refused.dialect,
@@ -119,7 +120,7 @@ def _cells(answer: TailEventsResponse, sources: SourceNames) -> tuple[str, ...]:
     if answer.WhichOneof("item") == "event":
         received, *rest = row_of(answer.event, sources)
         return (received, "accepted", *rest)
-    refused = answer.refused
+    refused = _refused(answer)
     return (
         time_text(refused.received_at),
         "REFUSED ",
@@ -131,7 +132,11 @@ def _cells(answer: TailEventsResponse, sources: SourceNames) -> tuple[str, ...]:
     )
 
 
-def _reason(refused: QuarantinedEvent) -> str:
+def _refused(answer: TailEventsResponse) -> QuarantinedEvent | Refusal:
+    return answer.quarantined if answer.WhichOneof("item") == "quarantined" else answer.refusal
+
+
+def _reason(refused: QuarantinedEvent | Refusal) -> str:
     number = refused.rejection.reason
     if number not in ErrorReason.values():
         return f"reason_{number}"

@@ -5,27 +5,25 @@ core) belongs to that loop. Nothing is shared between workers but the counters' 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import falcon
 import structlog
-from falcon.asgi import App, Request
-from falcon.routing import CompiledRouter
-from falcon.uri import parse_query_string
 from polylect.v1 import error_reason_pb2 as reasons
 
 from rest_facade import body_json
 from rest_facade.address import AddressBook
-from rest_facade.body import BodyReader, ReadingBudget, Receive
-from rest_facade.caller import Caller, Headers, read_caller
+from rest_facade.body import BodyReader, ReadingBudget
+from rest_facade.caller import Caller, read_caller
 from rest_facade.coalescer import Coalescer
 from rest_facade.connections import COUNT_UNPARSED
 from rest_facade.core_link import CoreLink, read_tls
 from rest_facade.dialects import DIALECTS
-from rest_facade.endpoint import RECEIVE, PixelEndpoint, PostEndpoint, TakesEvents
-from rest_facade.face import Clock, Face, Now, Response, now_by
+from rest_facade.endpoint import PixelEndpoint, PostEndpoint, TakesEvents
+from rest_facade.face import Clock, Face, Now, now_by
 from rest_facade.health import HealthResource, MetricsResource, ReadyResource
+from rest_facade.lean_falcon import App, Request, Response
 from rest_facade.metrics import Metrics
 from rest_facade.options import FacadeOptions
 from rest_facade.origins import OriginBook
@@ -52,78 +50,14 @@ _UNPARSED_MESSAGES = {
 }
 # With these an event may have come.
 _SENDING_METHODS = ("POST", "PUT", "PATCH")
-_PRINTABLE_ASCII = bytes(range(0x21, 0x7F))
-
-
-class FacadeRequest(Request):
-    """Falcon's request, made without what hardly anybody here asks it for: 8,000 instructions less."""
-
-    __slots__ = ()
-
-    def __init__(
-        self, scope: dict[str, Any], receive: Any, first_event: Any = None, options: Any = None
-    ) -> None:
-        self.scope = scope
-        self.options = options
-        self.is_websocket = False
-        self.method = scope["method"]
-        self.path = scope["path"] or "/"
-        self.query_string = scope["query_string"].decode()
-        self._params = {}
-        if self.query_string:
-            self._params = parse_query_string(
-                self.query_string, options.keep_blank_qs_values, options.auto_parse_qs_csv
-            )
-        self.uri_template = None
-
-    @property
-    def _asgi_headers(self) -> dict[bytes, bytes]:  # type: ignore[override]
-        return Headers(self.scope["headers"]).raw
-
-
-class FacadeRouter(CompiledRouter):
-    """Falcon's router, which finds a path it has found before by one look-up: 6,000 instructions less."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # No more than there are routes.
-        self._found: dict[str, Any] = {}
-
-    def find(self, uri: str, req: Any = None) -> Any:
-        """Find the route of a path."""
-        route = self._found.get(uri)
-        if route is None:
-            route = super().find(uri, req)
-            if route is not None and route[3] == uri:
-                self._found[uri] = route
-        return route
-
-
-class FacadeApp(App):  # type: ignore[type-arg]
-    """Falcon, but for the moment it waits for the body."""
-
-    def __call__(  # type: ignore[override]
-        self, scope: dict[str, Any], receive: Receive, send: Any
-    ) -> Awaitable[None]:
-        """Serve one ASGI scope. No coroutine of its own, for a frame less to resume."""
-        if scope["type"] != "http":
-            return super().__call__(scope, receive, send)
-        # Falcon awaits the first part of the body before it looks at the path: without deadline, and a client
-        # that sent `Expect: 100-continue` is told to go on whatever it announced.
-        scope[RECEIVE] = receive
-        if not scope["query_string"].isascii():
-            scope["query_string"] = _percent_encoded(scope["query_string"])
-        return super().__call__(scope, _nothing_yet, send)
 
 
 def create_app(
     options: FacadeOptions, clock: Clock | None = None, dialects: Sequence[Dialect] = DIALECTS
-) -> FacadeApp:
+) -> App:
     """Make the application. It has no routes before the lifespan's start-up."""
     lifespan = _Lifespan(options, clock, dialects)
-    app = FacadeApp(
-        middleware=[lifespan], request_type=FacadeRequest, response_type=Response, router=FacadeRouter()
-    )
+    app = App(lifespan)
     lifespan.app = app
     return app
 
@@ -131,7 +65,7 @@ def create_app(
 class _Lifespan:
     """Builds what a worker needs, and takes it down when every request has been answered."""
 
-    app: FacadeApp
+    app: App
 
     def __init__(self, options: FacadeOptions, clock: Clock | None, dialects: Sequence[Dialect]) -> None:
         self._options = options
@@ -328,11 +262,3 @@ class _EverythingElse:
             if shared > longest:
                 best, longest = face, shared
         return best
-
-
-async def _nothing_yet() -> dict[str, Any]:
-    return {"type": "http.request", "body": b"", "more_body": True}
-
-
-def _percent_encoded(raw: bytes) -> bytes:
-    return b"".join(bytes((octet,)) if octet in _PRINTABLE_ASCII else b"%%%02X" % octet for octet in raw)

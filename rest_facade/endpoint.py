@@ -4,7 +4,6 @@ import base64
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from falcon.asgi import Request
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.ingest_pb2 import ClientOutcome, ClientRequest
 
@@ -15,14 +14,12 @@ from rest_facade.coalescer import Coalescer
 from rest_facade.cookies import CookieJar
 from rest_facade.core_refusal import CoreRefusal
 from rest_facade.decode import Arrival, Decoder
-from rest_facade.face import Face, Response
+from rest_facade.face import Face
+from rest_facade.lean_falcon import Request, Response
 from rest_facade.metrics import EndpointMetrics
 from rest_facade.refusals import Refusals
 from rest_facade.render import Answer
 from rest_facade.vocabulary import Endpoint, ShapeError
-
-RECEIVE = "polylect.receive"
-"""Where the ASGI scope keeps the server's own `receive`."""
 
 _NO_COOKIES_FOR = frozenset(
     (
@@ -100,7 +97,7 @@ class TakesEvents:
         visitor = jar.read(caller.headers) if jar else None
         request = ClientRequest()
         try:
-            body = await self._reader.read(req.scope.pop(RECEIVE), caller.headers)
+            body = await self._reader.read(req.receive, caller.headers)
             arrival = Arrival(
                 caller.headers,
                 _last_of_each(req) if req.query_string else _NO_QUERY,

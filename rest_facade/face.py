@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from falcon import asgi
-from falcon.asgi import Request
 from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.ingest_pb2 import RateLimit
 
@@ -16,6 +14,7 @@ from rest_facade.address import AddressBook
 from rest_facade.caller import Caller, read_caller
 from rest_facade.core_refusal import CoreRefusal
 from rest_facade.cors import CorsHeaders
+from rest_facade.lean_falcon import Request, Response
 from rest_facade.metrics import EndpointMetrics
 from rest_facade.origins import OriginBook
 from rest_facade.render import Answer, Renderer
@@ -24,16 +23,6 @@ from rest_facade.vocabulary import Dialect
 Clock = Callable[[], datetime]
 Now = Callable[[], int]
 """Gives the time in microseconds since the epoch."""
-
-
-class Response(asgi.Response):
-    """Falcon's response, with a way to set all headers that costs nothing for each."""
-
-    __slots__ = ()
-
-    def take_headers(self, headers: dict[str, str]) -> None:
-        """Send these headers, by lower-case name, and forget those set before."""
-        self._headers = headers
 
 
 def now_by(clock: Clock | None) -> Now:

@@ -6,9 +6,8 @@ Hides how they are cached. The files are read once, when a worker starts.
 from hashlib import sha256
 from pathlib import Path
 
-from falcon.asgi import Request, Response
-
 from rest_facade.face import Face
+from rest_facade.lean_falcon import Request, Response
 from rest_facade.metrics import EndpointMetrics, Metrics
 
 _BUILT = Path(__file__).parent / "browser"

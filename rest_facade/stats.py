@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, NoReturn
 
-from falcon.asgi import Request
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.ingest_pb2 import RateLimit
 from polylect.v1.query_pb2 import STATS_GROUP_BY_UNSPECIFIED, GetStatsRequest, StatsGroupBy, StatsMetric
@@ -17,7 +16,8 @@ from rest_facade.caller import Caller
 from rest_facade.core_link import CoreLink
 from rest_facade.core_refusal import CoreRefusal
 from rest_facade.decode import Arrival, credential_outside_body
-from rest_facade.face import Face, Response
+from rest_facade.face import Face
+from rest_facade.lean_falcon import Request, Response
 from rest_facade.metrics import EndpointMetrics
 from rest_facade.render import JSON_TYPE, Answer, x_rate_limit
 from rest_facade.vocabulary import ShapeError

@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.query_pb2 import ListEventsRequest
+from polylect.v1.trail_pb2 import Refusal
 from sqlalchemy import (
     Column,
     ColumnElement,
@@ -60,7 +61,7 @@ _SELECTED = tuple(_WHEN_READ.get(str(column.key), column) for column in SELECTED
 _MESSAGE_KEY = (events.c.source_id, events.c.event_id, events.c.received_at, events.c.message_id)
 
 _Row = dict[str, Any]
-_Item = TypeVar("_Item", Event, QuarantinedEvent)
+_Item = TypeVar("_Item", Event, QuarantinedEvent, Refusal)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
+from polylect.v1.error_reason_pb2 import Rejection
 from polylect.v1.trail_pb2 import Refusal
 from uuid_utils.compat import uuid7
 
 from storage.database import Database
-from storage.quarantine_rows import NO_SOURCE, reason_text
+from storage.quarantine_rows import NO_SOURCE, reason_of, reason_text
 from storage.reckoning import UPSERT, Line, Reckoning
-from storage.values import datetime_of, uuid_text
+from storage.schema import refusals
+from storage.values import datetime_of, selected, timestamp_of, uuid_text
 
 KEPT = timedelta(days=7)
 """For how long a refusal is remembered; README and command line say so too."""
@@ -47,6 +49,9 @@ DELETE FROM refusals WHERE ctid = ANY(ARRAY(
     LIMIT %s))
 """
 
+REFUSALS_SELECTED = tuple(selected(column) for column in refusals.columns)
+"""What to select for `refusal_of`."""
+
 
 class PostgresRefusals:
     """The core's end of the refusals."""
@@ -75,6 +80,21 @@ def purge_refusals(connection: psycopg.Connection[Any], now: datetime) -> bool:
     old = connection.execute(_PURGE_OLD, (now - KEPT, _PURGE_ROWS)).rowcount
     many = connection.execute(_PURGE_MANY, (NO_SOURCE, _LARGEST_OF_SOURCE, _PURGE_ROWS)).rowcount
     return max(old, many) < _PURGE_ROWS
+
+
+def refusal_of(row: Mapping[str, Any]) -> Refusal:
+    """Give the refusal of a row selected by REFUSALS_SELECTED."""
+    return Refusal(
+        refusal_id=row["refusal_id"],
+        source_id=row["source_id"],
+        rejection=Rejection(reason=reason_of(row["reason"]), message=row["message"]),
+        received_at=timestamp_of(row["received_at"]),
+        dialect=row["dialect"] or "",
+        endpoint=row["endpoint"] or "",
+        request_id=row["request_id"] or "",
+        client_ip=row["client_ip"] or "",
+        event_count=row["event_count"],
+    )
 
 
 def _row_of(refusal: Refusal) -> tuple[Any, ...]:

@@ -11,19 +11,23 @@ from typing import TypeVar
 
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
+from polylect.v1.trail_pb2 import Refusal
 from sqlalchemy import ColumnElement, any_, bindparam, not_
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from storage.database import Database
 from storage.events import EVENTS, QUARANTINE, Listing
-from storage.schema import events
+from storage.refusals import REFUSALS_SELECTED, refusal_of
+from storage.schema import events, refusals
 from storage.values import EPOCH
 
 # How far receipt, by the facade's clock, may be from the moment in the id, by the core's.
 _ID_TOLERANCE = timedelta(hours=1)
 _IDS = ARRAY(UUID(as_uuid=False))
 
-_Item = TypeVar("_Item", Event, QuarantinedEvent)
+_Item = TypeVar("_Item", Event, QuarantinedEvent, Refusal)
+
+_REFUSALS = Listing(refusals.c.refusal_id, REFUSALS_SELECTED, refusal_of, b"r")
 
 
 class PostgresTail:
@@ -45,11 +49,17 @@ class PostgresTail:
         conditions = [*_unknown(EVENTS, after_id, known), recent]
         return await self._newest(EVENTS, source_id, conditions, limit)
 
-    async def refused_after(
+    async def quarantined_after(
         self, source_id: str | None, after_id: str, known: Collection[str], limit: int
     ) -> list[QuarantinedEvent]:
         """Give the newest entries of the quarantine in the same way."""
         return await self._newest(QUARANTINE, source_id, _unknown(QUARANTINE, after_id, known), limit)
+
+    async def refusals_after(
+        self, source_id: str | None, after_id: str, known: Collection[str], limit: int
+    ) -> list[Refusal]:
+        """Give the newest refused requests in the same way."""
+        return await self._newest(_REFUSALS, source_id, _unknown(_REFUSALS, after_id, known), limit)
 
     async def _newest(
         self,

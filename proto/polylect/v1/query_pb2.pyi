@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from polylect.v1 import event_pb2 as _event_pb2
 from polylect.v1 import quarantine_pb2 as _quarantine_pb2
+from polylect.v1 import trail_pb2 as _trail_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -348,7 +349,8 @@ class TailEventsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
-    REFUSED_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
@@ -360,22 +362,29 @@ class TailEventsResponse(_message.Message):
         """It was stored; as GetEvent gives it."""
 
     @_builtins.property
-    def refused(self) -> _quarantine_pb2.QuarantinedEvent:
-        """It was refused after a good credential, and stands in quarantine."""
+    def quarantined(self) -> _quarantine_pb2.QuarantinedEvent:
+        """It was refused, or could not be written, and stands in quarantine."""
+
+    @_builtins.property
+    def refusal(self) -> _trail_pb2.Refusal:
+        """Its whole request was refused: credential, origin, quota, or a body nobody
+        can read. A caller who sees one source only sees those of its own keys.
+        """
 
     def __init__(
         self,
         *,
         event: _event_pb2.Event | None = ...,
-        refused: _quarantine_pb2.QuarantinedEvent | None = ...,
+        quarantined: _quarantine_pb2.QuarantinedEvent | None = ...,
+        refusal: _trail_pb2.Refusal | None = ...,
         resume_token: _builtins.str = ...,
         gap: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "item", b"item", "refused", b"refused"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "item", b"item", "quarantined", b"quarantined", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "gap", b"gap", "item", b"item", "refused", b"refused", "resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "gap", b"gap", "item", b"item", "quarantined", b"quarantined", "refusal", b"refusal", "resume_token", b"resume_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["event", "refused"]  # noqa: Y015
+    _WhichOneofReturnType_item: _TypeAlias = _typing.Literal["event", "quarantined", "refusal"]  # noqa: Y015
     _WhichOneofArgType_item: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_item) -> _WhichOneofReturnType_item | None: ...
 

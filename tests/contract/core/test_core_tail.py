@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
-from core_calls import ADMIN, Caller, Clock, an_event, bearer, failure_of
+from core_calls import ADMIN, Caller, Clock, a_request, an_event, bearer, failure_of
 from polylect.v1 import event_pb2, ingest_pb2, query_pb2, source_pb2
 from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.ingest_pb2 import IngestRequest
@@ -94,10 +94,23 @@ async def test_what_is_refused_is_shown_with_its_reason(core: Caller, secret: st
         await ingest(core, secret, event_pb2.Event(kind=event_pb2.EVENT_KIND_TRACK))
         await settle()
         answer = await read(call)
-    assert ErrorReason.Name(answer.refused.rejection.reason) == "ERROR_REASON_FIELD_MISSING"
-    assert answer.refused.dialect == "grpc"
-    assert answer.refused.request_id
-    assert answer.resume_token == answer.refused.quarantine_id
+    assert ErrorReason.Name(answer.quarantined.rejection.reason) == "ERROR_REASON_FIELD_MISSING"
+    assert answer.quarantined.dialect == "grpc"
+    assert answer.quarantined.request_id
+    assert answer.resume_token == answer.quarantined.quarantine_id
+
+
+async def test_refused_requests_are_shown_to_whom_they_concern(core: Caller, secret: str) -> None:
+    ours = a_request(secret, from_browser=True, origin="https://evil.example", request_id="ours")
+    nobodys = a_request("nobody", request_id="nobodys")
+    async with following(core, secret) as source, following(core) as admin:
+        await core.send(ours, nobodys)
+        seen = [(await read(admin)).refusal for _ in range(2)]
+        assert [(one.request_id, ErrorReason.Name(one.rejection.reason)) for one in seen] == [
+            ("ours", "ERROR_REASON_ORIGIN_NOT_ALLOWED"),
+            ("nobodys", "ERROR_REASON_CREDENTIAL_INVALID"),
+        ]
+        assert (await read(source)).refusal.request_id == "ours"
 
 
 @pytest.mark.parametrize(
