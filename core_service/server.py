@@ -43,6 +43,7 @@ from core_service.ports import (
     Queue,
     RefusalStore,
     SourceStore,
+    StatsStore,
     TailStore,
     TrailStore,
     Translator,
@@ -62,6 +63,7 @@ from storage.quarantine import PostgresQuarantine
 from storage.queue import PostgresQueue
 from storage.refusals import PostgresRefusals
 from storage.sources import PostgresSources
+from storage.stats import PostgresStats
 from storage.tail import PostgresTail
 
 SERVICES = tuple(
@@ -116,6 +118,7 @@ class Stores(NamedTuple):
     queue: Queue
     sources: SourceStore
     events: EventStore
+    stats: StatsStore
     refusals: RefusalStore
     trail: TrailStore
     quarantine: QuarantineStore
@@ -170,6 +173,7 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
             queue=PostgresQueue(queue),
             sources=PostgresSources(control, include_demo=options.mode == "demo"),
             events=PostgresEvents(queries),
+            stats=PostgresStats(queries),
             refusals=PostgresRefusals(control),
             trail=PostgresTrail(queries),
             quarantine=PostgresQuarantine(queries),
@@ -211,7 +215,7 @@ async def start_core(
     )
     tails, trail = Tails(stores.tail, clock), Trail(callers, readers, stores.trail)
     query = QueryServicer(
-        callers, readers, stores.events, quotas=quotas, tails=tails, clock=clock, trail=trail
+        callers, readers, stores.events, stores.stats, quotas=quotas, tails=tails, clock=clock, trail=trail
     )
     server = _make_server(interceptor := CallInterceptor(callers, refusals))
     add_IngestServiceServicer_to_server(ingest, server)
