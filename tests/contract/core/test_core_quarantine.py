@@ -589,7 +589,7 @@ async def test_a_queue_that_fails_has_stored_nothing(
     options: Any, start: Any, clock: Clock, settle: Settle
 ) -> None:
     class Broken:
-        async def append(self, batch: bytes, item_count: int) -> None:
+        async def append(self, batch: bytes, item_count: int, received: Any = None) -> None:
             raise ConnectionError("gone")
 
     core = await start()
