@@ -31,7 +31,7 @@ _ID_TOLERANCE = timedelta(hours=1)
 _DISCARD_ROWS = 5_000
 
 QUARANTINE = Listing(quarantine.c.quarantine_id, SELECTED, quarantined_of, b"q")
-_OLDEST = Listing(quarantine.c.quarantine_id, SELECTED, quarantined_of, b"r", oldest_first=True)
+_OLDEST = Listing(quarantine.c.quarantine_id, SELECTED, quarantined_of, b"o", oldest_first=True)
 
 
 class PostgresQuarantine:

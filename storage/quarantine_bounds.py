@@ -20,7 +20,7 @@ from storage.errors import driver_errors_wrapped
 from storage.partitions import LOCK_SPACE, Connect
 from storage.values import first_uuid7
 
-_LOCK_QUARANTINE = 3
+_LOCK_QUARANTINE = 4
 
 # In a pass this worker claims nothing; it ends with the source, or chunk, at hand.
 _PASS_SECONDS = 0.2

@@ -439,7 +439,7 @@ def test_one_worker_at_a_time_drops(
     store_refused(database_url, [make_refused(0), make_refused(1)])
     bounds = bounded(max_entries=1)
     with psycopg.connect(database_url) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s, %s)", (0x706F6C79, 3))
+        other.execute("SELECT pg_advisory_xact_lock(%s, %s)", (0x706F6C79, 4))
         assert bounds.apply(NOW)
         assert len(left(connection)) == 2
     assert bounds.apply(NOW)
@@ -584,7 +584,7 @@ def test_a_worker_that_dies_before_its_commit_has_done_nothing(
     doomed = psycopg.connect(database_url)
     claimed = claim(doomed, 2_000, 4 << 20)
     assert claimed
-    dying._writer.write(doomed, claimed.events, claimed.refused, replayed=claimed.replayed)
+    dying._writer.write(doomed, claimed.events, claimed.refused, claimed.reckoning, replayed=claimed.replayed)
     claimed.settle()
     assert (stored_ids(doomed), left(doomed)) == ([entry.quarantine_id], [])
     # As of a killed process: the server sees the end of the connection, and no COMMIT.
@@ -614,3 +614,37 @@ def test_many_workers_with_the_same_replays_store_each_once(
     make_worker().settle_all()
     assert sorted(stored_ids(connection)) == sorted(ids_of(*entries))
     assert left(connection) == []
+
+
+def ledger(connection: psycopg.Connection[Any]) -> tuple[int, ...]:
+    """Give what the ledger says in all: received, stored, duplicate, quarantined, refused."""
+    columns = ("received", "stored", "duplicate", "quarantined", "refused")
+    sums = ", ".join(f"sum({name})::int" for name in columns)
+    (row,) = connection.execute(f"SELECT {sums} FROM ledger".encode()).fetchall()
+    return tuple(row)
+
+
+def test_the_ledger_follows_what_is_replayed(
+    connection: psycopg.Connection[Any], make_worker: MakeWorker
+) -> None:
+    entries = [make_refused(number, dialect="grpc") for number in range(4)]
+    worker = make_worker()
+    enqueue(connection, events=[make_event(message_id="m")], quarantined=entries)
+    worker.settle_all()
+    assert ledger(connection) == (5, 1, 0, 4, 0)
+    stored, duplicate, bad, _ = (replayed_of(entry) for entry in entries)
+    duplicate.message_id = "m"
+    bad.properties_json = '{"a":'
+    connection.execute(
+        "INSERT INTO queue (item_count, payload, received) VALUES (3, %b, '[]')",
+        (encode_batch(EventBatch(replayed=[stored, duplicate, bad]).SerializeToString()),),
+    )
+    worker.settle_all()
+    assert ledger(connection) == (5, 2, 1, 2, 0)
+    # One whose entry had gone before comes in again; one that came back does not.
+    connection.execute(
+        "INSERT INTO queue (item_count, payload, received) VALUES (3, %b, '[]')",
+        (encode_batch(EventBatch(replayed=[stored, duplicate, bad]).SerializeToString()),),
+    )
+    worker.settle_all()
+    assert ledger(connection) == (7, 2, 3, 2, 0)
