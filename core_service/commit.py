@@ -6,6 +6,7 @@ Whatever arrives while a flush is under way becomes the next row. Nothing here k
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 
 import structlog
 from polylect.v1 import error_reason_pb2 as reasons
@@ -22,6 +23,8 @@ BUFFER_BYTES = 64 * 1024 * 1024
 # several, Postgres answers them with one fsync. At 32 and 128 connections 2 gave 12.4k and 17.4k requests/s,
 # 4 gave 13.2k and 18.4k, in short runs that differ among themselves by as much: see benchmarks/README.md.
 FLUSHES_IN_FLIGHT = 4
+
+Observed = Callable[[int], AbstractContextManager[None]]
 
 log = structlog.get_logger()
 
@@ -76,9 +79,10 @@ class Consignment:
 class GroupCommit:
     """Makes parcels durable, many in one row."""
 
-    def __init__(self, queue: Queue) -> None:
-        """Commit to `queue`."""
+    def __init__(self, queue: Queue, observed: Observed) -> None:
+        """Commit to `queue`, each commit within what `observed` gives for its number of items."""
         self._queue = queue
+        self._observed = observed
         self._waiting: deque[tuple[Parcel, asyncio.Future[None]]] = deque()
         self._held_bytes = 0
         self._flushes: set[asyncio.Task[None]] = set()
@@ -138,7 +142,8 @@ class GroupCommit:
             received: Counter[LedgerLine] = Counter()
             for parcel, _ in row:
                 received.update(parcel.received)
-            await self._queue.append(b"".join(items), len(items), received)
+            with self._observed(len(items)):
+                await self._queue.append(b"".join(items), len(items), received)
             if self._failing:
                 log.info("queue_available")
             self._failing = False

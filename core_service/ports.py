@@ -191,6 +191,17 @@ class RefusalStore(Protocol):
         """Count events as received and refused, and remember some of their requests: all or nothing."""
 
 
+class QueueState(Protocol):
+    """What waits for a worker."""
+
+    @property
+    def items(self) -> int: ...
+
+    @property
+    def age_seconds(self) -> float:
+        """Of the oldest; 0 when nothing waits."""
+
+
 class TrailStore(Protocol):
     """Reading what came of everything. `source_id` None means all sources."""
 
@@ -206,6 +217,9 @@ class TrailStore(Protocol):
 
         Raises ValueError for a page token that is not one of its own.
         """
+
+    async def queue_state(self) -> QueueState:
+        """Tell what waits in the queue."""
 
     async def explain(
         self, source_id: str | None, asked_id: str, *, with_sourceless: bool

@@ -35,6 +35,7 @@ from core_service.ingest import IngestServicer
 from core_service.interceptor import CallInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
+from core_service.metrics import CoreMetrics
 from core_service.ports import (
     EventStore,
     IdentityStore,
@@ -108,6 +109,8 @@ class CoreOptions:
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_client_ca: str | None = None
+    # Host and port of GET /metrics; None: there is none.
+    metrics_at: tuple[str, int] | None = None
     # How long calls under way may take after a stop.
     drain_seconds: float = 10.0
 
@@ -201,7 +204,8 @@ async def start_core(
     keys = KeyRing(stores.sources, localhost_origins=options.mode != "production")
     fingerprints = Fingerprints(stores.sources)
     quotas, readers, draining = QuotaCounters(), Readers(stores.sources), asyncio.Event()
-    group_commit, refusals = GroupCommit(stores.queue), Refusals(stores.refusals, clock)
+    metrics = CoreMetrics(stores.trail)
+    group_commit, refusals = GroupCommit(stores.queue, metrics.commit), Refusals(stores.refusals, clock)
     callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
     admission = Admission(keys, quotas, fingerprints)
     ingest = IngestServicer(
@@ -238,7 +242,8 @@ async def start_core(
     await server.start()
     log.info("core_listening", address=options.address, port=port, tls=options.tls_cert is not None)
     try:
-        yield port
+        with metrics.served(*options.metrics_at) if options.metrics_at else contextlib.nullcontext():
+            yield port
     finally:
         draining.set()
         tails.stop()

@@ -201,6 +201,9 @@ def _core_options(settings: Settings) -> dict[str, Any]:
     return {
         "address": join_host_port(settings.grpc_host, settings.grpc_port),
         "mode": settings.mode,
+        "metrics_at": (settings.grpc_host, settings.core_metrics_port)
+        if settings.core_metrics_port
+        else None,
         "admin_token": token(settings, "admin", make=True),
         "facade_token": token(settings, "facade", make=True),
         "tls_cert": _path(settings.grpc_tls_cert),

@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     )
     http_port: Port = _setting(8080, "POLYLECT_HTTP_PORT", "Port of the HTTP dialects")
     grpc_port: Port = _setting(50051, "POLYLECT_GRPC_PORT", "Port of gRPC")
+    core_metrics_port: int = _setting(
+        0, "POLYLECT_CORE_METRICS_PORT", "Port of the core's /metrics, beside gRPC; 0: none", ge=0, le=65_535
+    )
     data_dir: Path = _setting(
         Path(".polylect"), "POLYLECT_DATA_DIR", "Directory of the embedded database and the tokens"
     )

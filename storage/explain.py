@@ -32,7 +32,7 @@ from sqlalchemy import (
 from storage.database import Database
 from storage.dedup import message_key
 from storage.events import PostgresEvents
-from storage.ledger import ledger_page
+from storage.ledger import QueueState, ledger_page, queue_state
 from storage.quarantine_rows import NO_SOURCE, quarantined_of
 from storage.schema import (
     dedup_keys,
@@ -104,6 +104,10 @@ class PostgresTrail:
         return await ledger_page(
             self._database, source_id, (received_from, received_until), page_size, page_token
         )
+
+    async def queue_state(self) -> QueueState:
+        """Tell what waits in the queue."""
+        return await queue_state(self._database)
 
     async def explain(
         self, source_id: str | None, asked_id: str, *, with_sourceless: bool

@@ -7,7 +7,7 @@ adds to it is `reckoning`.
 import base64
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 
 import msgspec
 from polylect.v1.trail_pb2 import GetLedgerResponse, LedgerEntry
@@ -25,6 +25,11 @@ _OF_RANGE: LiteralString = """
     (%(source_id)s::uuid IS NULL OR source_id = %(source_id)s::uuid)
     AND (%(from)s::timestamptz IS NULL OR hour >= %(from)s::timestamptz)
     AND (%(until)s::timestamptz IS NULL OR hour < %(until)s::timestamptz)
+"""
+_WAITING: LiteralString = """
+SELECT coalesce(sum(item_count), 0)::bigint AS items,
+       coalesce(extract(epoch FROM clock_timestamp() - min(enqueued_at)), 0)::float AS age_seconds
+FROM queue
 """
 _PAGE: LiteralString = f"""
 WITH counted AS (
@@ -63,6 +68,21 @@ LEFT JOIN LATERAL (
 ) AS page ON true
 ORDER BY hour DESC, source, dialect
 """  # noqa: S608
+
+
+class QueueState(NamedTuple):
+    """What waits for a worker."""
+
+    items: int
+    # Of the oldest; 0 when nothing waits.
+    age_seconds: float
+
+
+async def queue_state(database: Database) -> QueueState:
+    """Tell what waits in the queue. Raises StorageUnavailable."""
+    async with database.connection() as connection:
+        rows = await (await connection.execute(_WAITING)).fetchall()
+    return QueueState(**rows[0])
 
 
 async def ledger_page(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import pytest
 from polylect.v1.event_pb2 import Event
@@ -75,7 +76,7 @@ async def started(*commits: object) -> list[asyncio.Task[object]]:
 
 async def test_some_flushes_go_and_the_rest_shares_the_next_row() -> None:
     queue = GatedQueue()
-    group = GroupCommit(queue)
+    group = GroupCommit(queue, lambda items: nullcontext())
     tasks = await started(*(group.commit([parcel(str(n))]) for n in range(50)))
     assert queue.begun == FLUSHES_IN_FLIGHT
     assert not any(task.done() for task in tasks)
@@ -88,7 +89,7 @@ async def test_some_flushes_go_and_the_rest_shares_the_next_row() -> None:
 
 async def test_nothing_to_commit_waits_for_nothing() -> None:
     queue = GatedQueue()
-    assert await GroupCommit(queue).commit([Parcel()]) == [None]
+    assert await GroupCommit(queue, lambda items: nullcontext()).commit([Parcel()]) == [None]
     assert queue.begun == 0
 
 
@@ -98,7 +99,7 @@ async def test_nothing_to_commit_waits_for_nothing() -> None:
 )
 async def test_a_failed_row_fails_its_waiters_only(error: Exception, told: type[Exception]) -> None:
     queue = GatedQueue()
-    group = GroupCommit(queue)
+    group = GroupCommit(queue, lambda items: nullcontext())
     queue.error = error
     queue.gate.set()
     (failed,) = await group.commit([parcel("a")])
@@ -110,7 +111,7 @@ async def test_a_failed_row_fails_its_waiters_only(error: Exception, told: type[
 
 async def test_a_full_buffer_takes_nothing_more_until_it_has_room() -> None:
     queue = GatedQueue()
-    group = GroupCommit(queue)
+    group = GroupCommit(queue, lambda items: nullcontext())
     half = BUFFER_BYTES // 2
     first = await started(
         group.commit([parcel("a", size_bytes=half)]), group.commit([parcel("b", size_bytes=half)])
@@ -126,7 +127,7 @@ async def test_a_full_buffer_takes_nothing_more_until_it_has_room() -> None:
 
 async def test_room_comes_back_after_failures_too() -> None:
     queue = GatedQueue()
-    group = GroupCommit(queue)
+    group = GroupCommit(queue, lambda items: nullcontext())
     queue.gate.set()
     queue.error = ConnectionError("gone")
     for _ in range(5):
@@ -136,7 +137,7 @@ async def test_room_comes_back_after_failures_too() -> None:
 
 async def test_one_who_goes_away_holds_nobody_up() -> None:
     queue = GatedQueue()
-    group = GroupCommit(queue)
+    group = GroupCommit(queue, lambda items: nullcontext())
     gone, *others = await started(*(group.commit([parcel(str(n))]) for n in range(4)))
     gone.cancel()
     queue.gate.set()
@@ -147,7 +148,7 @@ async def test_one_who_goes_away_holds_nobody_up() -> None:
 
 async def test_drain_waits_for_everything() -> None:
     queue = GatedQueue()
-    group = GroupCommit(queue)
+    group = GroupCommit(queue, lambda items: nullcontext())
     tasks = await started(*(group.commit([parcel(str(n))]) for n in range(10)))
     (draining,) = await started(group.drain())
     assert not draining.done()
@@ -159,7 +160,7 @@ async def test_drain_waits_for_everything() -> None:
 
 async def test_a_row_is_bounded() -> None:
     queue = GatedQueue()
-    group = GroupCommit(queue)
+    group = GroupCommit(queue, lambda items: nullcontext())
     tasks = await started(
         *(group.commit([parcel("a", size_bytes=ROW_BYTES // 2)]) for _ in range(FLUSHES_IN_FLIGHT + 5)),
         group.commit([parcel(*["b"] * (ROW_ITEMS - 1), size_bytes=1)]),
