@@ -9,13 +9,12 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import grpc
 import structlog
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1 import identity_pb2, ingest_pb2, quarantine_pb2, query_pb2, source_pb2
 from polylect.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
@@ -30,11 +29,13 @@ from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
 from core_service.discovery import add_reflection
 from core_service.errors import CoreError
 from core_service.fingerprint import Fingerprints
+from core_service.health import HealthMonitor
 from core_service.identity import IdentityServicer
 from core_service.ingest import IngestServicer
 from core_service.interceptor import CallInterceptor
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
+from core_service.listening import listen, make_server, stop
 from core_service.metrics import CoreMetrics
 from core_service.ports import (
     EventStore,
@@ -78,12 +79,6 @@ SERVICES = tuple(
     )
 )
 
-# Room for everything the facade may put into one call: a body of 5 MiB travels as it came and as events.
-_RECEIVED_BYTES = 32 * 1024 * 1024
-_SENT_BYTES = 64 * 1024 * 1024
-# Within which an accepted call has entered its handler.
-_ENTERING_SECONDS = 0.1
-_HEALTH_PERIOD_SECONDS = 1.0
 # Keys must be heard of, and health told, however long somebody's statistics take.
 _CONTROL_TIMEOUT_SECONDS = 3.0
 _QUERY_TIMEOUT_SECONDS = 20.0
@@ -201,131 +196,94 @@ async def start_core(
     With the database away it starts all the same, and is healthy as soon as the keys are loaded. Raises
     OSError when it can't listen, ValueError for half of a certificate.
     """
-    keys = KeyRing(stores.sources, localhost_origins=options.mode != "production")
-    fingerprints = Fingerprints(stores.sources)
-    quotas, readers, draining = QuotaCounters(), Readers(stores.sources), asyncio.Event()
-    metrics = CoreMetrics(stores.trail)
-    group_commit, refusals = GroupCommit(stores.queue, metrics.commit), Refusals(stores.refusals, clock)
-    callers = Callers(keys, clock, admin_token=options.admin_token, facade_token=options.facade_token)
-    admission = Admission(keys, quotas, fingerprints)
-    ingest = IngestServicer(
-        callers,
-        admission,
-        fingerprints,
-        group_commit=group_commit,
-        refusals=refusals,
-        clock=clock,
-        draining=draining,
-    )
-    tails, trail = Tails(stores.tail, clock), Trail(callers, readers, stores.trail)
-    query = QueryServicer(
-        callers, readers, stores.events, stores.stats, quotas=quotas, tails=tails, clock=clock, trail=trail
-    )
-    server = _make_server(interceptor := CallInterceptor(callers, refusals))
-    add_IngestServiceServicer_to_server(ingest, server)
-    add_QueryServiceServicer_to_server(query, server)
-    add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
-    replayer = Replayer(admission, keys, fingerprints, stores, clock=clock, load_translator=load_translator)
-    quarantine = QuarantineServicer(callers, readers, stores.quarantine, replayer)
-    add_QuarantineServiceServicer_to_server(quarantine, server)
-    add_IdentityServiceServicer_to_server(IdentityServicer(callers, readers, stores.identity, clock), server)
-    add_reflection((*SERVICES, health.SERVICE_NAME), server)
-    monitor = _Health(server, keys, stores.ping)
-    port = _listen(server, options)
-    await _look_once(keys, monitor)
+    core = _Core(stores, options, clock, load_translator)
+    port = listen(core.server, options)
+    await core.monitor.start()
     background = _in_background(
-        keys=keys.follow,
-        health=monitor.follow,
-        salts=lambda: fingerprints.follow(clock),
-        refusals=refusals.follow,
+        keys=core.keys.follow,
+        health=core.monitor.follow,
+        salts=lambda: core.fingerprints.follow(clock),
+        refusals=core.refusals.follow,
     )
-    await server.start()
+    await core.server.start()
     log.info("core_listening", address=options.address, port=port, tls=options.tls_cert is not None)
     try:
-        with metrics.served(*options.metrics_at) if options.metrics_at else contextlib.nullcontext():
+        with core.metrics.served(*options.metrics_at) if options.metrics_at else contextlib.nullcontext():
             yield port
     finally:
-        draining.set()
-        tails.stop()
-        await monitor.stop()
-        await _stop(server, interceptor, options.drain_seconds)
-        await _write_the_last(group_commit, background, refusals)
+        core.draining.set()
+        core.tails.stop()
+        await core.monitor.stop()
+        await stop(core.server, core.interceptor, options.drain_seconds)
+        await _write_the_last(core.group_commit, background, core.refusals)
 
 
-def _make_server(interceptor: CallInterceptor) -> grpc.aio.Server:
-    return grpc.aio.server(
-        interceptors=(interceptor,),
-        options=(
-            ("grpc.max_receive_message_length", _RECEIVED_BYTES),
-            ("grpc.max_send_message_length", _SENT_BYTES),
-            # Two cores on one port is a mistake, and must look like one.
-            ("grpc.so_reuseport", 0),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ),
-    )
+class _Core:
+    """The parts of a core, put together, none of them running."""
 
-
-def _listen(server: grpc.aio.Server, options: CoreOptions) -> int:
-    cert, key = options.tls_cert, options.tls_key
-    try:
-        if cert is None and key is None and options.tls_client_ca is None:
-            return server.add_insecure_port(options.address)
-        if cert is None or key is None:
-            raise ValueError("TLS needs both tls_cert and tls_key")
-        pair = (Path(key).read_bytes(), Path(cert).read_bytes())
-        authorities = Path(options.tls_client_ca).read_bytes() if options.tls_client_ca else None
-        credentials = grpc.ssl_server_credentials(
-            [pair], root_certificates=authorities, require_client_auth=authorities is not None
+    def __init__(
+        self,
+        stores: Stores,
+        options: CoreOptions,
+        clock: Callable[[], datetime],
+        load_translator: LoadTranslator,
+    ) -> None:
+        self.draining = asyncio.Event()
+        self.keys = KeyRing(stores.sources, localhost_origins=options.mode != "production")
+        self.fingerprints = Fingerprints(stores.sources)
+        self.metrics = CoreMetrics(stores.trail)
+        self.group_commit = GroupCommit(stores.queue, self.metrics.commit)
+        self.refusals = Refusals(stores.refusals, clock)
+        self.tails = Tails(stores.tail, clock)
+        callers = Callers(
+            self.keys, clock, admin_token=options.admin_token, facade_token=options.facade_token
         )
-        return server.add_secure_port(options.address, credentials)
-    except RuntimeError as error:
-        raise OSError(f"can't listen on {options.address}: {error}") from error
+        self.interceptor = CallInterceptor(callers, self.refusals)
+        self.server = make_server(self.interceptor)
+        quotas, readers = QuotaCounters(), Readers(stores.sources)
+        admission = Admission(self.keys, quotas, self.fingerprints)
+        ingest = IngestServicer(
+            callers,
+            admission,
+            self.fingerprints,
+            group_commit=self.group_commit,
+            refusals=self.refusals,
+            clock=clock,
+            draining=self.draining,
+        )
+        add_IngestServiceServicer_to_server(ingest, self.server)
+        self._add_readers(stores, callers, readers, quotas, clock)
+        replayer = Replayer(
+            admission, self.keys, self.fingerprints, stores, clock=clock, load_translator=load_translator
+        )
+        quarantine = QuarantineServicer(callers, readers, stores.quarantine, replayer)
+        add_QuarantineServiceServicer_to_server(quarantine, self.server)
+        add_reflection((*SERVICES, health.SERVICE_NAME), self.server)
+        self.monitor = HealthMonitor(self.server, SERVICES, self.keys, stores.ping)
 
-
-class _Health:
-    """Tells grpc.health.v1 whether the core can do its work."""
-
-    def __init__(self, server: grpc.aio.Server, keys: KeyRing, ping: Callable[[], Awaitable[None]]) -> None:
-        self._healthiness = cast("Any", health).aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._healthiness, server)
-        self._keys = keys
-        self._ping = ping
-        self._was_serving: bool | None = None
-
-    async def check(self) -> None:
-        """Look once."""
-        try:
-            await self._ping()
-            serving = self._keys.loaded
-        except ConnectionError as error:
-            serving = False
-            if self._was_serving is not False:
-                log.error("database_unavailable", error=str(error))
-        if serving == self._was_serving:
-            return
-        if serving and self._was_serving is not None:
-            log.info("database_available")
-        self._was_serving = serving
-        states = health_pb2.HealthCheckResponse
-        for service in ("", *SERVICES):
-            await self._healthiness.set(service, states.SERVING if serving else states.NOT_SERVING)
-
-    async def follow(self) -> None:
-        """Look for ever."""
-        while True:
-            await asyncio.sleep(_HEALTH_PERIOD_SECONDS)
-            await self.check()
-
-    async def stop(self) -> None:
-        """Tell for good that nothing is served."""
-        await self._healthiness.enter_graceful_shutdown()
-
-
-async def _look_once(keys: KeyRing, monitor: _Health) -> None:
-    with contextlib.suppress(ConnectionError):
-        await keys.reload()
-    await monitor.check()
+    def _add_readers(
+        self,
+        stores: Stores,
+        callers: Callers,
+        readers: Readers,
+        quotas: QuotaCounters,
+        clock: Callable[[], datetime],
+    ) -> None:
+        query = QueryServicer(
+            callers,
+            readers,
+            stores.events,
+            stores.stats,
+            quotas=quotas,
+            tails=self.tails,
+            clock=clock,
+            trail=Trail(callers, readers, stores.trail),
+        )
+        add_QueryServiceServicer_to_server(query, self.server)
+        sources = SourceServicer(callers, stores.sources, self.keys, clock)
+        add_SourceServiceServicer_to_server(sources, self.server)
+        identity = IdentityServicer(callers, readers, stores.identity, clock)
+        add_IdentityServiceServicer_to_server(identity, self.server)
 
 
 def _in_background(**tasks: Callable[[], Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
@@ -350,16 +308,3 @@ async def _keep_running(name: str, follow: Callable[[], Coroutine[Any, Any, None
             # Without it keys would grow stale unnoticed.
             log.exception("background_failed", task=name)
         await asyncio.sleep(_RESTART_SECONDS)
-
-
-async def _stop(server: grpc.aio.Server, interceptor: CallInterceptor, drain_seconds: float) -> None:
-    """Take no new call, let those under way finish, and wait for no one who only watches our health."""
-    stopping = asyncio.create_task(server.stop(drain_seconds))
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(drain_seconds):
-            await interceptor.wait_idle()
-            # Calls that were accepted and have not entered a handler yet: no one would answer them.
-            await asyncio.sleep(_ENTERING_SECONDS)
-            await interceptor.wait_idle()
-    await server.stop(0)
-    await stopping

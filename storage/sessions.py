@@ -14,7 +14,7 @@ named after its visitor and first event; so the same events give the same names,
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from hashlib import md5
 from typing import Any, Final
@@ -24,7 +24,7 @@ from polylect.v1.event_pb2 import Event
 from sqlalchemy import BigInteger, ColumnElement, Label, and_, case, cast, func, or_
 
 from storage.schema import events
-from storage.values import EPOCH
+from storage.values import EPOCH, array_literals
 
 WINDOW: Final = timedelta(minutes=30)
 
@@ -63,7 +63,7 @@ def extend_sessions(connection: psycopg.Connection[Any], stored: Iterable[tuple[
         if not event.session_id and (visitor := _visitor_of(event))
     ]
     if rows:
-        connection.execute(_EXTEND, [WINDOW, *_array_literals(rows)])
+        connection.execute(_EXTEND, [WINDOW, *array_literals(rows)])
 
 
 def _visitor_of(event: Event) -> str:
@@ -75,11 +75,6 @@ def _visitor_of(event: Event) -> str:
 def _hashed(mark: str, identity: str) -> str:
     # As Postgres' md5() has it. Who makes two ids collide merges two sessions of his own.
     return md5(f"{mark}{identity}".encode(), usedforsecurity=False).hexdigest()
-
-
-def _array_literals(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    # Ids and times need no quotes.
-    return [f"{{{','.join(column)}}}" for column in zip(*rows, strict=True)]
 
 
 def _hash_of(mark: str, identity: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -1,6 +1,7 @@
 """Values as any table has them: times, ids, and how a column is selected. It must not know any table."""
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -47,3 +48,11 @@ def first_uuid7(moment: datetime) -> str:
     """Give what no UUIDv7 made at that moment or later is below. Before 1970 it is the first of all."""
     milliseconds = max(0, (moment - EPOCH) // timedelta(milliseconds=1))
     return str(uuid.UUID(int=min(milliseconds, (1 << 48) - 1) << 80))
+
+
+def array_literals(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Give the columns as Postgres writes arrays; for ids and times, in which nothing needs quoting.
+
+    The driver looks at every element for that, which costs 5 µs an event.
+    """
+    return [f"{{{','.join(column)}}}" for column in zip(*rows, strict=True)]

@@ -12,18 +12,20 @@ from typing import Any, NamedTuple
 
 import psycopg
 import structlog
-from polylect.v1.event_pb2 import EVENT_KIND_IDENTIFY, Event
+from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 
 from storage.dedup import dedup_key
 from storage.duplicates import insert_duplicates
 from storage.enrich import Enricher
 from storage.group_links import insert_group_links
+from storage.identity_links import insert_identity_links
 from storage.partitions import Partitions
 from storage.quarantine_rows import insert_quarantined, remove_quarantined, unwritable, words_of
 from storage.reckoning import Line, Reckoning, hour_of
 from storage.rows import COLUMNS, COPY, Row, row_of, write_rows
 from storage.sessions import extend_sessions
+from storage.values import array_literals
 
 Clock = Callable[[], datetime]
 Connection = psycopg.Connection[Any]
@@ -48,12 +50,6 @@ _PRESENT = """
 SELECT event_id::text FROM events
 JOIN unnest(%s::uuid[], %s::uuid[], %s::timestamptz[]) AS asked (source_id, event_id, received_at)
 USING (source_id, event_id, received_at)
-"""
-
-_LINK = """
-INSERT INTO identity_links (source_id, linked_at, event_id, anonymous_id, user_id)
-SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::uuid[], %s::text[], %s::text[])
-ON CONFLICT (source_id, anonymous_id, linked_at, event_id) DO NOTHING
 """
 
 # The shape of ids in canonical form, and what turns ids into their shape: a third of what a pattern takes.
@@ -271,12 +267,9 @@ class Writer:
         if fresh:
             with connection.cursor() as cursor, cursor.copy(COPY) as copy:
                 write_rows(copy, [one.row for one in fresh])
-        links = _links_of(fresh)
-        if links:
-            rows = [(one.event.source_id, one.row[_RECEIVED_AT], one.event_id) for _, one in links]
-            visitors, users = zip(*((visitor, one.event.user_id) for visitor, one in links), strict=True)
-            connection.execute(_LINK, [*_array_literals(rows), list(visitors), list(users)])
-        insert_group_links(connection, ((one.event, one.row[_RECEIVED_AT]) for one in fresh))
+        received = [(one.event, one.row[_RECEIVED_AT]) for one in fresh]
+        insert_identity_links(connection, received)
+        insert_group_links(connection, received)
         moments = ((one.event, (one.row[_OCCURRED_AT], one.row[_RECEIVED_AT])) for one in fresh)
         extend_sessions(connection, moments)
         return fresh
@@ -296,7 +289,7 @@ class Writer:
                     later.append(one)
             # Sorted, so that workers with keys in common wait for each other and never in a circle.
             rows = [(*key, firsts[key].event_id, firsts[key].row[_RECEIVED_AT]) for key in sorted(firsts)]
-            cursor = connection.execute(_REMEMBER, [*_array_literals(rows), self._dedup_window])
+            cursor = connection.execute(_REMEMBER, [*array_literals(rows), self._dedup_window])
             fresh.update(event_id for (event_id,) in cursor)
             pending = later
         return [one for one in prepared if one.key is None or one.event_id in fresh]
@@ -304,27 +297,8 @@ class Writer:
 
 def _absent(connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:
     rows = [(one.event.source_id, one.event_id, one.row[_RECEIVED_AT]) for one in prepared]
-    present = {event_id for (event_id,) in connection.execute(_PRESENT, _array_literals(rows))}
+    present = {event_id for (event_id,) in connection.execute(_PRESENT, array_literals(rows))}
     return [one for one in prepared if one.event_id not in present]
-
-
-def _links_of(stored: Iterable[_Prepared]) -> list[tuple[str, _Prepared]]:
-    """Give each identify with each visitor id it links to its user."""
-    links = []
-    for one in stored:
-        event = one.event
-        if event.kind == EVENT_KIND_IDENTIFY and (user_id := event.user_id):
-            visitors = {event.anonymous_id, event.cookie_id} - {"", user_id}
-            links += [(visitor, one) for visitor in visitors]
-    return links
-
-
-def _array_literals(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Give the columns as Postgres writes arrays; for ids and times, in which nothing needs quoting.
-
-    The driver looks at every element for that, which costs 5 µs an event.
-    """
-    return [f"{{{','.join(column)}}}" for column in zip(*rows, strict=True)]
 
 
 def _days_of(prepared: Iterable[_Prepared]) -> set[date]:

@@ -241,7 +241,8 @@ def test_events_are_listed_latest_first_filtered_and_whole(operator: Operator) -
 def following(operator: Operator, *options: str) -> Iterator["subprocess.Popen[str]"]:
     """Follows what happens."""
     with subprocess.Popen(
-        [POLYLECT, "tail", *options],
+        # Whoever runs the tests in the background has SIGINT ignored, and all they start.
+        ["env", "--default-signal=INT", POLYLECT, "tail", *options],
         env=operator.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
