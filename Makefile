@@ -8,7 +8,7 @@ LOCK := uv pip compile --quiet --universal --generate-hashes --python-version 3.
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .PHONY: help install lock proto proto-check sdk sdk-check fmt lint types test test-unit test-conformance test-contract \
-	test-architecture test-system migrate run send grpcurl bench check clean
+	test-architecture test-system migrate run send grpcurl bench bench-query check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ grpcurl: $(VENV)/.dev ## Call the running core: make grpcurl CALL=polylect.v1.Qu
 
 bench: $(VENV)/.dev ## Measure throughput and latency; options in BENCH='--quick'
 	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-query: $(VENV)/.dev ## Measure statistics over 10 M events; options in BENCH='--events 1000000'
+	$(BIN)/python -m benchmarks.query $(BENCH)
 
 clean: ## Remove the environment and caches; .polylect/ (your data) stays
 	rm -rf $(VENV) *.egg-info build dist sdk/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis

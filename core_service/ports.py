@@ -12,7 +12,7 @@ from polylect.v1.event_pb2 import Event
 from polylect.v1.identity_pb2 import GetIdentityResponse, IdentityUnlink, UnlinkIdentityResponse
 from polylect.v1.ingest_pb2 import ClientRequest
 from polylect.v1.quarantine_pb2 import QuarantinedEvent, QuarantineFilter, QuarantineSummary
-from polylect.v1.query_pb2 import ListEventsRequest
+from polylect.v1.query_pb2 import GetStatsRequest, GetStatsResponse, ListEventsRequest
 from polylect.v1.source_pb2 import Key, Source, UpdateSourceRequest
 from polylect.v1.trail_pb2 import ExplainEventResponse, GetLedgerResponse, Refusal
 
@@ -117,11 +117,6 @@ class EventStore(Protocol):
         ValueError for a page token that is not one of its own.
         """
 
-    async def count_events(
-        self, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime
-    ) -> int:
-        """Count by the events' own time, from inclusive, until exclusive; site "" means all."""
-
 
 class QuarantineStore(Protocol):
     """What was refused. `source_id` None means all sources; ids no entry has are left out."""
@@ -170,6 +165,23 @@ class Translator(Protocol):
 
 LoadTranslator = Callable[[], Translator]
 """Gives the translator; slow, and takes memory, so that it is asked at the first need."""
+
+
+class StatsStore(Protocol):
+    """Figures over events."""
+
+    async def figure(
+        self,
+        source_id: str,
+        site_id: str,
+        occurred_from: datetime,
+        occurred_until: datetime,
+        question: GetStatsRequest,
+    ) -> GetStatsResponse:
+        """Answer `question`, whose source, site and range are given apart; site "" means all.
+
+        The range is by the events' own time, from inclusive, until exclusive.
+        """
 
 
 class RefusalStore(Protocol):

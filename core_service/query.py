@@ -6,15 +6,13 @@ Hides whose events a caller may see, and that one source's queries never take al
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.event_pb2 import EventKind
 from polylect.v1.query_pb2 import (
-    STATS_METRIC_EVENT_COUNT,
     GetEventRequest,
     GetEventResponse,
     GetStatsRequest,
@@ -36,7 +34,8 @@ from core_service.callers import Callers, Context, require_scope
 from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError
 from core_service.keys import KeyEntry
 from core_service.limits import QuotaCounters, QuotaState
-from core_service.ports import EventStore, SourceStore
+from core_service.ports import EventStore, SourceStore, StatsStore
+from core_service.stats import checked_question, missing
 from core_service.tail import Tails
 
 if TYPE_CHECKING:
@@ -48,10 +47,6 @@ _MAX_PAGE_SIZE = 1_000
 _LINE_LENGTH = 16
 _STATS_LIMIT = 1_000
 _STATS_WINDOW_SECONDS = 60
-# What has no date in Python is cut to what has, with a day to spare on either side.
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_SECOND = -62_000_000_000
-_LAST_SECOND = 253_000_000_000
 
 
 class _Line:
@@ -119,6 +114,7 @@ class QueryServicer(QueryServiceServicer):
         callers: Callers,
         readers: Readers,
         events: EventStore,
+        stats: StatsStore,
         *,
         quotas: QuotaCounters,
         tails: Tails,
@@ -130,6 +126,7 @@ class QueryServicer(QueryServiceServicer):
         self._callers = callers
         self._readers = readers
         self._events = events
+        self._stats = stats
         self._quotas = quotas
         self._tails = tails
         self._clock = clock
@@ -144,10 +141,10 @@ class QueryServicer(QueryServiceServicer):
                 wanted = {"event_id": request.event_id}
             case "message_id":
                 if source_id is None:
-                    raise _missing("source")
+                    raise missing("source")
                 wanted = {"message_id": request.message_id}
             case _:
-                raise _missing("event_id")
+                raise missing("event_id")
         async with self._readers.turn(key):
             event = await self._events.get_event(source_id, **wanted)
         if event is None:
@@ -174,16 +171,13 @@ class QueryServicer(QueryServiceServicer):
         if key is not None:
             self._count(key, context)
         require_scope(key, "stats:read")
-        if request.metric != STATS_METRIC_EVENT_COUNT:
-            raise CoreError(reasons.ERROR_REASON_METRIC_UNKNOWN, "There is no such metric", field="metric")
-        occurred_from, occurred_until = _range_of(request)
+        question, (occurred_from, occurred_until) = checked_question(request)
         source_id = await self._readers.source_id(key, request.source)
         if source_id is None:
-            raise _missing("source")
+            raise missing("source")
         site_id = request.site_id if key is None else _site_of(key, request.site_id)
         async with self._readers.turn(key):
-            count = await self._events.count_events(source_id, site_id, occurred_from, occurred_until)
-        return GetStatsResponse(value=count)
+            return await self._stats.figure(source_id, site_id, occurred_from, occurred_until, question)
 
     async def GetLedger(self, request: GetLedgerRequest, context: Context) -> GetLedgerResponse:  # noqa: N802 - the proto's name
         """Give a page of the ledger."""
@@ -238,27 +232,11 @@ def _rate_metadata(state: QuotaState) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _range_of(request: GetStatsRequest) -> tuple[datetime, datetime]:
-    for field in ("occurred_from", "occurred_until"):
-        if not request.HasField(field):
-            raise _missing(field)
-    occurred_from, occurred_until = _moment(request.occurred_from), _moment(request.occurred_until)
-    if occurred_until <= occurred_from:
-        message = "The range ends before it begins"
-        raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="occurred_until")
-    return occurred_from, occurred_until
-
-
-def _moment(timestamp: Timestamp) -> datetime:
-    seconds = min(max(timestamp.seconds, _FIRST_SECOND), _LAST_SECOND)
-    return _EPOCH + timedelta(seconds=seconds, microseconds=timestamp.nanos // 1_000)
-
-
 def _site_of(key: KeyEntry, wanted: str) -> str:
     if not key.sites and not wanted:
         return ""
     if not wanted:
-        raise _missing("site_id")
+        raise missing("site_id")
     site_id = key.sites.get(wanted)
     if site_id is None:
         raise CoreError(
@@ -268,10 +246,6 @@ def _site_of(key: KeyEntry, wanted: str) -> str:
             status=grpc.StatusCode.NOT_FOUND,
         )
     return site_id
-
-
-def _missing(field: str) -> CoreError:
-    return CoreError(reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {field}", field=field)
 
 
 def _no_source(wanted: str) -> CoreError:

@@ -9,14 +9,14 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import grpc
 import structlog
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from polylect.v1 import error_reason_pb2 as reasons
+from grpc_health.v1 import health
 from polylect.v1 import identity_pb2, ingest_pb2, quarantine_pb2, query_pb2, source_pb2
 from polylect.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from polylect.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
@@ -28,8 +28,8 @@ from core_service.admission import Admission
 from core_service.callers import Callers
 from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
 from core_service.discovery import add_reflection
-from core_service.errors import CoreError
 from core_service.fingerprint import Fingerprints
+from core_service.health import Health
 from core_service.identity import IdentityServicer
 from core_service.ingest import IngestServicer
 from core_service.interceptor import CallInterceptor
@@ -43,14 +43,14 @@ from core_service.ports import (
     Queue,
     RefusalStore,
     SourceStore,
+    StatsStore,
     TailStore,
     TrailStore,
-    Translator,
 )
 from core_service.quarantine import QuarantineServicer
 from core_service.query import QueryServicer, Readers
 from core_service.refusals import Refusals
-from core_service.replay import Replayer
+from core_service.replay import Replayer, no_translator
 from core_service.sources import SourceServicer
 from core_service.tail import Tails
 from core_service.trail import Trail
@@ -62,6 +62,7 @@ from storage.quarantine import PostgresQuarantine
 from storage.queue import PostgresQueue
 from storage.refusals import PostgresRefusals
 from storage.sources import PostgresSources
+from storage.stats import PostgresStats
 from storage.tail import PostgresTail
 
 SERVICES = tuple(
@@ -80,7 +81,6 @@ _RECEIVED_BYTES = 32 * 1024 * 1024
 _SENT_BYTES = 64 * 1024 * 1024
 # Within which an accepted call has entered its handler.
 _ENTERING_SECONDS = 0.1
-_HEALTH_PERIOD_SECONDS = 1.0
 # Keys must be heard of, and health told, however long somebody's statistics take.
 _CONTROL_TIMEOUT_SECONDS = 3.0
 _QUERY_TIMEOUT_SECONDS = 20.0
@@ -116,6 +116,7 @@ class Stores(NamedTuple):
     queue: Queue
     sources: SourceStore
     events: EventStore
+    stats: StatsStore
     refusals: RefusalStore
     trail: TrailStore
     quarantine: QuarantineStore
@@ -128,15 +129,6 @@ class Stores(NamedTuple):
 def utc_now() -> datetime:
     """Give the time."""
     return datetime.now(UTC)
-
-
-def no_translator() -> Translator:
-    """Refuse: who runs this core gave it no translator, so that what came over HTTP can't be replayed."""
-    raise CoreError(
-        reasons.ERROR_REASON_INTERNAL,
-        "This core was started without a translator of dialects",
-        status=grpc.StatusCode.UNIMPLEMENTED,
-    )
 
 
 def run(options: CoreOptions, load_translator: LoadTranslator = no_translator) -> None:
@@ -170,6 +162,7 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
             queue=PostgresQueue(queue),
             sources=PostgresSources(control, include_demo=options.mode == "demo"),
             events=PostgresEvents(queries),
+            stats=PostgresStats(queries),
             refusals=PostgresRefusals(control),
             trail=PostgresTrail(queries),
             quarantine=PostgresQuarantine(queries),
@@ -211,25 +204,22 @@ async def start_core(
     )
     tails, trail = Tails(stores.tail, clock), Trail(callers, readers, stores.trail)
     query = QueryServicer(
-        callers, readers, stores.events, quotas=quotas, tails=tails, clock=clock, trail=trail
+        callers, readers, stores.events, stores.stats, quotas=quotas, tails=tails, clock=clock, trail=trail
     )
     server = _make_server(interceptor := CallInterceptor(callers, refusals))
     add_IngestServiceServicer_to_server(ingest, server)
     add_QueryServiceServicer_to_server(query, server)
-    add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
     replayer = Replayer(admission, keys, fingerprints, stores, clock=clock, load_translator=load_translator)
     quarantine = QuarantineServicer(callers, readers, stores.quarantine, replayer)
     add_QuarantineServiceServicer_to_server(quarantine, server)
-    add_IdentityServiceServicer_to_server(IdentityServicer(callers, readers, stores.identity, clock), server)
+    _add_administration(server, callers, readers, stores, keys=keys, clock=clock)
     add_reflection((*SERVICES, health.SERVICE_NAME), server)
-    monitor = _Health(server, keys, stores.ping)
+    monitor = Health(server, SERVICES, keys, stores.ping)
     port = _listen(server, options)
     await _look_once(keys, monitor)
+    salts = partial(fingerprints.follow, clock)
     background = _in_background(
-        keys=keys.follow,
-        health=monitor.follow,
-        salts=lambda: fingerprints.follow(clock),
-        refusals=refusals.follow,
+        keys=keys.follow, health=monitor.follow, salts=salts, refusals=refusals.follow
     )
     await server.start()
     log.info("core_listening", address=options.address, port=port, tls=options.tls_cert is not None)
@@ -241,6 +231,19 @@ async def start_core(
         await monitor.stop()
         await _stop(server, interceptor, options.drain_seconds)
         await _write_the_last(group_commit, background, refusals)
+
+
+def _add_administration(
+    server: grpc.aio.Server,
+    callers: Callers,
+    readers: Readers,
+    stores: Stores,
+    *,
+    keys: KeyRing,
+    clock: Callable[[], datetime],
+) -> None:
+    add_SourceServiceServicer_to_server(SourceServicer(callers, stores.sources, keys, clock), server)
+    add_IdentityServiceServicer_to_server(IdentityServicer(callers, readers, stores.identity, clock), server)
 
 
 def _make_server(interceptor: CallInterceptor) -> grpc.aio.Server:
@@ -274,46 +277,7 @@ def _listen(server: grpc.aio.Server, options: CoreOptions) -> int:
         raise OSError(f"can't listen on {options.address}: {error}") from error
 
 
-class _Health:
-    """Tells grpc.health.v1 whether the core can do its work."""
-
-    def __init__(self, server: grpc.aio.Server, keys: KeyRing, ping: Callable[[], Awaitable[None]]) -> None:
-        self._healthiness = cast("Any", health).aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._healthiness, server)
-        self._keys = keys
-        self._ping = ping
-        self._was_serving: bool | None = None
-
-    async def check(self) -> None:
-        """Look once."""
-        try:
-            await self._ping()
-            serving = self._keys.loaded
-        except ConnectionError as error:
-            serving = False
-            if self._was_serving is not False:
-                log.error("database_unavailable", error=str(error))
-        if serving == self._was_serving:
-            return
-        if serving and self._was_serving is not None:
-            log.info("database_available")
-        self._was_serving = serving
-        states = health_pb2.HealthCheckResponse
-        for service in ("", *SERVICES):
-            await self._healthiness.set(service, states.SERVING if serving else states.NOT_SERVING)
-
-    async def follow(self) -> None:
-        """Look for ever."""
-        while True:
-            await asyncio.sleep(_HEALTH_PERIOD_SECONDS)
-            await self.check()
-
-    async def stop(self) -> None:
-        """Tell for good that nothing is served."""
-        await self._healthiness.enter_graceful_shutdown()
-
-
-async def _look_once(keys: KeyRing, monitor: _Health) -> None:
+async def _look_once(keys: KeyRing, monitor: Health) -> None:
     with contextlib.suppress(ConnectionError):
         await keys.reload()
     await monitor.check()

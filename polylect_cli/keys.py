@@ -137,9 +137,9 @@ def _as_dict(key: pb.Key) -> dict[str, Any]:
     }
 
 
-def parse_duration(text: str) -> int:
-    """Read a duration; give seconds. Raises CommandError."""
+def parse_duration(text: str, option: str = "--overlap") -> int:
+    """Read the duration given to an option; give seconds. Raises CommandError."""
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     if not match:
-        raise CommandError(f"--overlap {text}: give a number and s, m, h or d, as in 24h", EXIT_USAGE)
+        raise CommandError(f"{option} {text}: give a number and s, m, h or d, as in 24h", EXIT_USAGE)
     return int(match[1]) * _UNIT_SECONDS[match[2]]

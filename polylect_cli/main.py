@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from polylect_cli import events, identity, keys, ledger, lifecycle, quarantine, send, sources, tail, why
+from polylect_cli import (
+    events,
+    identity,
+    keys,
+    ledger,
+    lifecycle,
+    quarantine,
+    send,
+    sources,
+    stats,
+    tail,
+    why,
+)
 from polylect_cli.output import EXIT_USAGE, CommandError, print_error, print_line
 from polylect_cli.settings import SettingsError
 from storage.postgres_binaries import EmbeddedPostgresError
@@ -30,6 +42,7 @@ for function, name in (
     (lifecycle.show_database_url, "database-url"),
     (send.send, "send"),
     (events.events, "events"),
+    (stats.stats, "stats"),
     (tail.tail, "tail"),
     (why.why, "why"),
     (ledger.ledger, "ledger"),

@@ -6,11 +6,12 @@ under any.
 
 import asyncio
 import zlib
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from polylect.v1 import error_reason_pb2 as reasons
 
+from rest_facade.resumed import Resumed
 from rest_facade.vocabulary import ShapeError
 
 Message = dict[str, Any]
@@ -68,11 +69,11 @@ class BodyReader:
                 return self._checked(_body_of(message), inflate)
             body = await self._read_slowly(receive, message)
         else:
-            body = await self._read_slowly(receive, None, _Resumed(reading, pending))
+            body = await self._read_slowly(receive, None, Resumed(reading, pending))
         return self._checked(body, inflate)
 
     async def _read_slowly(
-        self, receive: Receive, message: Message | None, resumed: "_Resumed | None" = None
+        self, receive: Receive, message: Message | None, resumed: Resumed[Message] | None = None
     ) -> bytes:
         body = bytearray()
         try:
@@ -133,28 +134,6 @@ class BodyReader:
         return ShapeError(
             reasons.ERROR_REASON_PAYLOAD_TOO_LARGE, f"The body may have at most {self._max_bytes} bytes"
         )
-
-
-class _Resumed:
-    """Awaits the rest of a coroutine that was started by hand and has given `pending`."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Message], pending: Any) -> None:
-        self._coroutine = coroutine
-        self._pending = pending
-
-    def __await__(self) -> Generator[Any, Any, Message]:
-        pending = self._pending
-        try:
-            while True:
-                try:
-                    sent = yield pending
-                except BaseException as error:
-                    pending = self._coroutine.throw(error)
-                else:
-                    pending = self._coroutine.send(sent)
-        except StopIteration as arrived:
-            message: Message = arrived.value
-            return message
 
 
 def _body_of(message: Message) -> bytes:

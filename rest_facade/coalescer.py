@@ -2,7 +2,8 @@
 
 One HTTP request per gRPC call costs more than all the rest of a request (measured: 4.5k req/s instead of
 18.9k). So what arrives within one turn of the event loop, or while earlier calls are under way, shares a
-message of a stream. Callers know nothing of each other: one that goes away, or is too large, costs the others
+message of a stream; but that leaves as soon as there is enough for one, so that the core begins while the
+facade still reads. Callers know nothing of each other: one that goes away, or is too large, costs the others
 nothing.
 """
 
@@ -23,7 +24,7 @@ _log = structlog.get_logger()
 _TAG = b"\x0a"
 
 BatchIngest = Callable[[bytes], Awaitable[BatchIngestStreamResponse]]
-"""Sends a serialized BatchIngestStreamRequest; raises CoreRefusal, or TimeoutError."""
+"""Sends a serialized BatchIngestStreamRequest; what is awaited raises CoreRefusal, or TimeoutError."""
 
 _Waiting = tuple[bytes, "asyncio.Future[ClientOutcome]"]
 
@@ -37,6 +38,7 @@ class Coalescer:
         *,
         max_waiting_bytes: int,
         max_waiting_requests: int,
+        ready_requests: int = 64,
         max_calls: int = 8,
         max_call_requests: int = 512,
         max_call_bytes: int = 2 * 1024 * 1024,
@@ -44,6 +46,9 @@ class Coalescer:
         self._batch_ingest = batch_ingest
         self._max_waiting_bytes = max_waiting_bytes
         self._max_waiting_requests = max_waiting_requests
+        # Without it facade and core work in turns: 17.4k requests/s of 128 connections instead of 18.6k.
+        # Calls of 32 cost what they gain.
+        self._ready_requests = ready_requests
         self._max_calls = max_calls
         self._max_call_requests = max_call_requests
         self._max_call_bytes = max_call_bytes
@@ -70,9 +75,11 @@ class Coalescer:
         self._waiting.append((serialized, answer))
         self._unanswered += 1
         self._unanswered_bytes += len(serialized)
-        if not self._flush_is_due:
+        if len(self._waiting) >= self._ready_requests:
+            self._flush()
+        elif not self._flush_is_due:
             self._flush_is_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_turn)
         return answer
 
     async def drain(self) -> None:
@@ -83,10 +90,14 @@ class Coalescer:
             else:
                 await asyncio.sleep(0)
 
-    def _flush(self) -> None:
+    def _flush_turn(self) -> None:
         self._flush_is_due = False
+        self._flush()
+
+    def _flush(self) -> None:
         while self._waiting and len(self._calls) < self._max_calls:
-            call = self._loop.create_task(self._call(self._take()))
+            batch = self._take()
+            call = self._loop.create_task(self._call(batch, self._batch_ingest(_framed(batch))))
             self._calls.add(call)
             call.add_done_callback(self._call_is_over)
 
@@ -105,18 +116,18 @@ class Coalescer:
         if self._waiting:
             self._flush()
 
-    async def _call(self, batch: list[_Waiting]) -> None:
+    async def _call(self, batch: list[_Waiting], answer: Awaitable[BatchIngestStreamResponse]) -> None:
         try:
-            response = await self._batch_ingest(_framed(batch))
+            response = await answer
             outcomes = response.outcomes
             if len(outcomes) != len(batch):
                 raise CoreRefusal(
                     reasons.ERROR_REASON_INTERNAL, "The core answered another number of requests"
                 )
             self._note_state(None)
-            for (_, answer), outcome in zip(batch, outcomes, strict=True):
-                if not answer.done():
-                    answer.set_result(outcome)
+            for (_, waiting), outcome in zip(batch, outcomes, strict=True):
+                if not waiting.done():
+                    waiting.set_result(outcome)
         except TimeoutError:
             refusal = CoreRefusal(reasons.ERROR_REASON_STORAGE_UNAVAILABLE, "The core does not answer")
             self._note_state(refusal)

@@ -4,7 +4,7 @@ Made when the worker's event loop runs: a grpc.aio channel made before the fork 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from polylect.v1.source_pb2_grpc import SourceServiceStub
 from polylect.v1.trail_pb2 import ReportRefusalsRequest
 
 from rest_facade.core_refusal import CoreRefusal, refusal_of
+from rest_facade.resumed import begun
 
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -77,17 +78,27 @@ class CoreLink:
         self._queries = QueryServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
-    async def batch_ingest(self, serialized: bytes) -> BatchIngestStreamResponse:
-        """Send a serialized BatchIngestStreamRequest. Raises CoreRefusal, or TimeoutError.
+    def batch_ingest(self, serialized: bytes) -> Awaitable[BatchIngestStreamResponse]:
+        """Send a serialized BatchIngestStreamRequest at once.
 
-        Each call has a stream to itself; streams stay open, for opening one costs more than a message
-        (measured: 77 and 108 µs at the two ends for a call, 37 and 40 for a message).
+        What is awaited raises CoreRefusal, or TimeoutError.
+        """
+        return self._in_time(begun(self._exchange(serialized)))
+
+    async def _in_time(self, exchange: Awaitable[BatchIngestStreamResponse]) -> BatchIngestStreamResponse:
+        async with asyncio.timeout(self._timeout_seconds):
+            return await exchange
+
+    async def _exchange(self, serialized: bytes) -> BatchIngestStreamResponse:
+        """Send a message and read its answer.
+
+        Each has a stream to itself; streams stay open, for opening one costs more than a message (measured:
+        77 and 108 µs at the two ends for a call, 37 and 40 for a message).
         """
         stream = self._idle_stream() or self._open_stream(metadata=self._metadata)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await stream.write(serialized)
-                response = await stream.read()
+            await stream.write(serialized)
+            response = await stream.read()
         except grpc.aio.AioRpcError as error:
             raise refusal_of(error) from error
         except BaseException:

@@ -3,15 +3,15 @@
 Period and range are the wire's; the core knows only instants.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, NoReturn
 
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.ingest_pb2 import RateLimit
-from polylect.v1.query_pb2 import STATS_METRIC_EVENT_COUNT, GetStatsRequest, StatsMetric
+from polylect.v1.query_pb2 import STATS_GROUP_BY_UNSPECIFIED, GetStatsRequest, StatsGroupBy, StatsMetric
 
-from rest_facade import body_json
+from rest_facade import body_json, stats_answer
 from rest_facade.caller import Caller
 from rest_facade.core_link import CoreLink
 from rest_facade.core_refusal import CoreRefusal
@@ -24,7 +24,12 @@ from rest_facade.vocabulary import ShapeError
 
 PATH = "/api/v1/stats"
 
-_METRICS: Mapping[str, StatsMetric.ValueType] = {"event_count": STATS_METRIC_EVENT_COUNT}
+_METRICS: Mapping[str, StatsMetric.ValueType] = {
+    name.removeprefix("STATS_METRIC_").lower(): number for name, number in StatsMetric.items() if number
+}
+_GROUPINGS: Mapping[str, StatsGroupBy.ValueType] = {
+    name.removeprefix("STATS_GROUP_BY_").lower(): number for name, number in StatsGroupBy.items() if number
+}
 _PERIODS = {
     "1h": timedelta(hours=1),
     "24h": timedelta(hours=24),
@@ -45,12 +50,17 @@ _TEXTS = {
 
 
 class _Question(NamedTuple):
+    # As the answer repeats them.
     site_id: str
     metric: str
-    # As the answer repeats it.
     period: str
     occurred_from: datetime
     occurred_until: datetime
+    # "" for none.
+    group_by: str
+    country: str
+    device_type: str
+    conversion_event: str
 
 
 class StatsResource:
@@ -85,7 +95,7 @@ class StatsResource:
                 question = _read_question(query, now_us // 1000)
             except ShapeError as error:
                 await self._refuse_caller_first(credential, error)
-            value, metadata = await self._ask(question, credential)
+            answer, metadata = await self._link.get_stats(_asked(question), credential)
         except ShapeError as error:
             await self._refuse(resp, caller, error.reason, error.message)
             return
@@ -94,12 +104,13 @@ class StatsResource:
             return
         body = {
             "success": True,
-            "data": {
-                "metric": question.metric,
-                "value": value,
-                "period": question.period,
-                "site_id": question.site_id,
-            },
+            "data": stats_answer.as_document(
+                answer,
+                metric=question.metric,
+                period=question.period,
+                site_id=question.site_id,
+                group_by=question.group_by,
+            ),
             "timestamp": now_us // 1000,
         }
         rate = _rate_limit(metadata)
@@ -124,13 +135,6 @@ class StatsResource:
             if refusal.reason != reasons.ERROR_REASON_METRIC_UNKNOWN:
                 raise
         raise error
-
-    async def _ask(self, question: _Question, credential: str) -> tuple[int, Mapping[str, str]]:
-        request = GetStatsRequest(site_id=question.site_id, metric=_METRICS[question.metric])
-        request.occurred_from.FromDatetime(question.occurred_from)
-        request.occurred_until.FromDatetime(question.occurred_until)
-        response, metadata = await self._link.get_stats(request, credential)
-        return int(response.value), metadata
 
     async def _refuse_for_core(self, resp: Response, caller: Caller, refusal: CoreRefusal) -> None:
         reason = refusal.reason
@@ -162,6 +166,20 @@ class StatsResource:
         )
 
 
+def _asked(question: _Question) -> GetStatsRequest:
+    request = GetStatsRequest(
+        site_id=question.site_id,
+        metric=_METRICS[question.metric],
+        group_by=_GROUPINGS.get(question.group_by, STATS_GROUP_BY_UNSPECIFIED),
+        country=question.country,
+        device_type=question.device_type,
+        conversion_event=question.conversion_event,
+    )
+    request.occurred_from.FromDatetime(question.occurred_from)
+    request.occurred_until.FromDatetime(question.occurred_until)
+    return request
+
+
 def _read_question(query: Mapping[str, str], now_ms: int) -> _Question:
     for name in ("site_id", "metric"):
         if not query.get(name):
@@ -170,21 +188,37 @@ def _read_question(query: Mapping[str, str], now_ms: int) -> _Question:
     if metric not in _METRICS:
         message = f"Unknown metric: {metric[:64]}; metric must be one of: {', '.join(_METRICS)}"
         raise ShapeError(reasons.ERROR_REASON_METRIC_UNKNOWN, message, "metric")
-    period = query.get("period", _DEFAULT_PERIOD)
-    if period not in _PERIODS:
-        raise ShapeError(
-            reasons.ERROR_REASON_FIELD_INVALID, f"period must be one of: {', '.join(_PERIODS)}", "period"
-        )
+    period = _read_word(query, "period", _PERIODS) or _DEFAULT_PERIOD
     # The present millisecond is within the range.
     until_ms = _read_ms(query, "end_date", now_ms + 1)
     from_ms = _read_ms(query, "start_date", until_ms - _PERIODS[period] // _MILLISECOND)
     if from_ms >= until_ms:
-        raise ShapeError(
-            reasons.ERROR_REASON_FIELD_INVALID, "start_date must be before end_date", "start_date"
-        )
+        raise _invalid("start_date", "start_date must be before end_date")
+    country = query.get("country", "")
+    if country and not (len(country) == 2 and country.isascii() and country.isalpha()):
+        raise _invalid("country", "country must be a code of two letters")
     return _Question(
-        query["site_id"], metric, period, _EPOCH + from_ms * _MILLISECOND, _EPOCH + until_ms * _MILLISECOND
+        site_id=query["site_id"],
+        metric=metric,
+        period=period,
+        occurred_from=_EPOCH + from_ms * _MILLISECOND,
+        occurred_until=_EPOCH + until_ms * _MILLISECOND,
+        group_by=_read_word(query, "group_by", _GROUPINGS),
+        country=country.upper(),
+        device_type=query.get("device_type", ""),
+        conversion_event=query.get("conversion_event", ""),
     )
+
+
+def _read_word(query: Mapping[str, str], name: str, words: Collection[str]) -> str:
+    word = query.get(name)
+    if word is not None and word not in words:
+        raise _invalid(name, f"{name} must be one of: {', '.join(words)}")
+    return word or ""
+
+
+def _invalid(name: str, message: str) -> ShapeError:
+    return ShapeError(reasons.ERROR_REASON_FIELD_INVALID, message, name)
 
 
 def _read_ms(query: Mapping[str, str], name: str, default: int) -> int:
@@ -192,11 +226,7 @@ def _read_ms(query: Mapping[str, str], name: str, default: int) -> int:
     if text is None:
         return max(default, 0)
     if not (text.isascii() and text.isdigit() and len(text) <= 15 and int(text) <= _LAST_MS):
-        raise ShapeError(
-            reasons.ERROR_REASON_FIELD_INVALID,
-            f"{name} must be a Unix timestamp in milliseconds",
-            name,
-        )
+        raise _invalid(name, f"{name} must be a Unix timestamp in milliseconds")
     return int(text)
 
 

@@ -5,11 +5,11 @@ Hides how a partitioned table is asked without looking into every day.
 
 import uuid
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from polylect.v1.event_pb2 import Event
 from polylect.v1.query_pb2 import ListEventsRequest
-from sqlalchemy import ColumnElement, false, func, literal, select, true
+from sqlalchemy import ColumnElement, false, literal, select, true
 
 from storage.database import Database
 from storage.dedup import message_key
@@ -20,19 +20,18 @@ from storage.listing import of_source as _of_source
 from storage.listing import time_bound as _bound
 from storage.rows import SELECTED, event_of, kind_text
 from storage.schema import dedup_keys, events
+from storage.sessions import is_read_in, session_id_when_read
 from storage.values import EPOCH, uuid_text
 
 # How far receipt, by the facade's clock, may be from the moment in the id, by the core's.
 _ID_TOLERANCE = timedelta(hours=1)
-# No event is received earlier than this before it occurred: the core refuses what lies further ahead.
-_CLOCK_TOLERANCE = timedelta(hours=24)
 
 # How many events to search for a client's id that deduplication doesn't know; takes some 0.1 s.
 _MESSAGE_ID_SEARCH = 100_000
 _UUID_VERSION = 7
 
-_USER_ID = user_id_when_read()
-_SELECTED = tuple(_USER_ID if column.key == "user_id" else column for column in SELECTED)
+_WHEN_READ = {"user_id": user_id_when_read(), "session_id": session_id_when_read()}
+_SELECTED = tuple(_WHEN_READ.get(str(column.key), column) for column in SELECTED)
 
 _MESSAGE_KEY = (events.c.source_id, events.c.event_id, events.c.received_at, events.c.message_id)
 
@@ -96,22 +95,6 @@ class PostgresEvents:
         conditions = _conditions_of(filters)
         return await EVENTS.page(self._database, source_id, conditions, page_size, filters.page_token)
 
-    async def count_events(
-        self, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime
-    ) -> int:
-        """Count by the events' own time, from inclusive, until exclusive; site "" means all."""
-        statement = select(func.count().label("count")).where(
-            _of_source(events.c.source_id, source_id),
-            events.c.occurred_at >= occurred_from,
-            events.c.occurred_at < occurred_until,
-            # Leaves out the days before.
-            events.c.received_at >= occurred_from - _CLOCK_TOLERANCE,
-        )
-        if site_id:
-            statement = statement.where(_is(events.c.provenance_site_id, site_id))
-        count: int = (await self._database.rows(statement))[0]["count"]
-        return count
-
 
 def _received_around(event_id: str) -> Iterator[ColumnElement[bool]]:
     """Give the bounds of receipt that a UUIDv7's time means; nothing for another kind of id."""
@@ -131,7 +114,6 @@ def _conditions_of(filters: ListEventsRequest) -> Iterator[ColumnElement[bool]]:
     for column, wanted in (
         (events.c.name, filters.name),
         (events.c.anonymous_id, filters.anonymous_id),
-        (events.c.session_id, filters.session_id),
         (events.c.message_id, filters.message_id),
         (events.c.provenance_dialect, filters.dialect),
         (events.c.provenance_request_id, filters.request_id),
@@ -141,6 +123,8 @@ def _conditions_of(filters: ListEventsRequest) -> Iterator[ColumnElement[bool]]:
     if filters.user_id:
         # No text in Postgres holds U+0000, and asking for one is an error.
         yield false() if "\0" in filters.user_id else is_read_with(filters.user_id)
+    if filters.session_id:
+        yield false() if "\0" in filters.session_id else is_read_in(filters.session_id)
     if filters.HasField("received_from"):
         yield events.c.received_at >= _bound(filters.received_from)
     if filters.HasField("received_until"):

@@ -1,10 +1,10 @@
-"""What is deleted when: partitions, deduplication keys, duplicates, refusals, and yesterday's salts.
+"""What is deleted when: partitions, sessions, dedup keys, duplicates, refusals, and yesterday's salts.
 
 Hides the order, the chunks and that of all workers one does it at a time.
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import psycopg
@@ -24,6 +24,12 @@ _PURGE_ROWS = 5_000
 _PURGE_DEDUP_KEYS = """
 DELETE FROM dedup_keys WHERE received_at < %(cutoff)s AND ctid = ANY(ARRAY(
     SELECT ctid FROM dedup_keys WHERE received_at < %(cutoff)s LIMIT %(rows)s))
+"""
+
+# A session goes when the last of its events has; one that goes on is renewed meanwhile.
+_PURGE_SESSIONS = """
+DELETE FROM session_spans WHERE received_at < %(cutoff)s AND ctid = ANY(ARRAY(
+    SELECT ctid FROM session_spans WHERE received_at < %(cutoff)s LIMIT %(rows)s))
 """
 
 # Cores whose clock is behind may still be in yesterday.
@@ -59,9 +65,10 @@ class Retention:
             duplicates_done = purge_duplicates(connection, cutoff)
             connection.execute("DELETE FROM daily_salts WHERE day < %s", ((now - _SALT_GRACE).date(),))
             dropped = self._drop_partitions(now)
+            sessions = self._purge_sessions(connection, now)
         if dropped:
             log.info("partitions_dropped", days=[day.isoformat() for day in dropped])
-        return keys < _PURGE_ROWS and duplicates_done
+        return max(keys, sessions) < _PURGE_ROWS and duplicates_done
 
     def trim(self, now: datetime) -> bool:
         """Delete a chunk of the refusals that are old or too many; False when more is due.
@@ -81,7 +88,14 @@ class Retention:
         cutoff: datetime = min(now, oldest) - self.dedup_window - _CLOCK_GRACE
         return cutoff
 
-    def _drop_partitions(self, now: datetime) -> list[date]:
+    def _purge_sessions(self, connection: psycopg.Connection[Any], now: datetime) -> int:
         if not self.retention_days:
-            return []
-        return self.partitions.drop_before((now - timedelta(days=self.retention_days)).date())
+            return 0
+        cutoff = datetime.combine(self._first_day(now), time(), UTC)
+        return connection.execute(_PURGE_SESSIONS, {"cutoff": cutoff, "rows": _PURGE_ROWS}).rowcount
+
+    def _drop_partitions(self, now: datetime) -> list[date]:
+        return self.partitions.drop_before(self._first_day(now)) if self.retention_days else []
+
+    def _first_day(self, now: datetime) -> date:
+        return (now - timedelta(days=self.retention_days)).date()

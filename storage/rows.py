@@ -50,6 +50,11 @@ def kind_text(kind: int) -> str:
     return _KIND_TEXTS[kind]
 
 
+def kind_of(text: str) -> EventKind.ValueType:
+    """Give the EventKind the table has as `text`: page. Raises KeyError for none."""
+    return _KINDS[text]
+
+
 def row_of(event: Event) -> Row:
     """Give the event's values in the order of COLUMNS.
 

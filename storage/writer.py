@@ -23,6 +23,7 @@ from storage.partitions import Partitions
 from storage.quarantine_rows import insert_quarantined, remove_quarantined, unwritable, words_of
 from storage.reckoning import Line, Reckoning, hour_of
 from storage.rows import COLUMNS, COPY, Row, row_of, write_rows
+from storage.sessions import extend_sessions
 
 Clock = Callable[[], datetime]
 Connection = psycopg.Connection[Any]
@@ -30,6 +31,7 @@ NoteQuarantined = Callable[[Sequence[QuarantinedEvent]], None]
 """Hears of entries as they are written; their transaction may yet fail."""
 
 _RECEIVED_AT = COLUMNS.index("received_at")
+_OCCURRED_AT = COLUMNS.index("occurred_at")
 _DIALECT = COLUMNS.index("provenance_dialect")
 
 # Returns the events whose key nobody had within the window: they alone insert or renew a row.
@@ -177,10 +179,8 @@ class Writer:
             self._store(claim, prepared)
         if replayed:
             # Before what can't be stored comes in: that gets the entry it had, anew.
-            removed = remove_quarantined(
-                connection, {(event.source_id, event.event_id) for event in replayed}
-            )
-            claim.reckoning.release(replayed, removed)
+            entries = {(event.source_id, event.event_id) for event in replayed}
+            claim.reckoning.release(replayed, remove_quarantined(connection, entries))
         if claim.refused:
             insert_quarantined(connection, claim.refused, self._clock())
             self._note_quarantined(claim.refused)
@@ -275,6 +275,8 @@ class Writer:
             visitors, users = zip(*((visitor, one.event.user_id) for visitor, one in links), strict=True)
             connection.execute(_LINK, [*_array_literals(rows), list(visitors), list(users)])
         insert_group_links(connection, ((one.event, one.row[_RECEIVED_AT]) for one in fresh))
+        moments = ((one.event, (one.row[_OCCURRED_AT], one.row[_RECEIVED_AT])) for one in fresh)
+        extend_sessions(connection, moments)
         return fresh
 
     def _without_duplicates(self, connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:

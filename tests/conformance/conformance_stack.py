@@ -39,7 +39,17 @@ FACADE_TOKEN = "facade-token-of-the-tests"
 ADMIN_TOKEN = "admin-token-of-the-tests"
 _ADMIN = (("authorization", f"Bearer {ADMIN_TOKEN}"),)
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600}
-_TABLES = ("queue", "events", "dedup_keys", "identity_links", "quarantine", "daily_salts", "keys", "sources")
+_TABLES = (
+    "queue",
+    "events",
+    "dedup_keys",
+    "identity_links",
+    "session_spans",
+    "quarantine",
+    "daily_salts",
+    "keys",
+    "sources",
+)
 _ANSWER_SECONDS = 30
 # Nothing listens there.
 _NOBODY = "127.0.0.1:9"

@@ -68,6 +68,24 @@ async def test_what_arrives_together_goes_together_and_the_rest_next() -> None:
     assert [outcome.cookie_domain for outcome in outcomes] == ids(range(12))
 
 
+async def test_as_many_as_are_worth_a_message_go_at_once() -> None:
+    sent: list[list[str]] = []
+
+    def at_once(serialized: bytes) -> Awaitable[BatchIngestStreamResponse]:
+        batch = BatchIngestStreamRequest.FromString(serialized)
+        sent.append([r.request_id for r in batch.requests])
+        return asyncio.sleep(0, echo(batch))
+
+    coalescing = Coalescer(
+        at_once, max_waiting_bytes=1000, max_waiting_requests=10, ready_requests=2, max_calls=2
+    )
+    answers = [coalescing.submit(request(number)) for number in range(5)]
+    assert sent == [ids(range(2)), ids(range(2, 4))]
+    outcomes = await asyncio.gather(*answers)
+    assert sent[2:] == [ids(range(4, 5))]
+    assert [outcome.cookie_domain for outcome in outcomes] == ids(range(5))
+
+
 @pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 16_383, 16_384, 3_000_000])
 async def test_frames_any_length(size: int) -> None:
     core = Core()

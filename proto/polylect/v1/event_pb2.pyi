@@ -120,7 +120,11 @@ class Event(_message.Message):
     group_id: _builtins.str
     """The company, team or account, at most 1,024 bytes. Required for group."""
     session_id: _builtins.str
-    """The client's session, at most 1,024 bytes."""
+    """The client's session, at most 1,024 bytes. An event stored without one is read with the
+    service's: s_ and 48 hex digits, one for the events of a visitor (anonymous_id, else
+    cookie_id, else the event's own user_id) that occurred at most 30 minutes apart, in
+    whatever order they came; so it may read differently once an earlier event has arrived.
+    """
     cookie_id: _builtins.str
     """The first-party visitor cookie the request came with or was given (`_dfid`), kept
     also when the client names another `anonymous_id`; at most 1,024 bytes.

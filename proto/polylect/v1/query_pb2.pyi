@@ -57,15 +57,77 @@ class _StatsMetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StatsMetr
     """Not set. Refused."""
     STATS_METRIC_EVENT_COUNT: _StatsMetric.ValueType  # 1
     """Number of events."""
+    STATS_METRIC_UNIQUE_USERS: _StatsMetric.ValueType  # 2
+    """Number of users: by user_id; an event read without one counts its anonymous_id, or else its
+    cookie_id, and without any of them nobody.
+    """
+    STATS_METRIC_UNIQUE_SESSIONS: _StatsMetric.ValueType  # 3
+    """Number of sessions with at least one of the events."""
+    STATS_METRIC_AVG_SESSION_DURATION: _StatsMetric.ValueType  # 4
+    """Seconds from the first to the last of a session's events, on average over these sessions."""
+    STATS_METRIC_EVENT_COUNT_BY_TYPE: _StatsMetric.ValueType  # 5
+    """Number of events, by type: kind and name."""
+    STATS_METRIC_BOUNCE_RATE: _StatsMetric.ValueType  # 6
+    """Percentage of these sessions with exactly one of the events."""
+    STATS_METRIC_CONVERSION_RATE: _StatsMetric.ValueType  # 7
+    """Percentage of these sessions with a conversion event among the events."""
 
 class StatsMetric(_StatsMetric, metaclass=_StatsMetricEnumTypeWrapper):
-    """What can be counted."""
+    """What can be counted, over the events asked for, each as it is read: with the user it is
+    read with, and the session it is read in (Event.session_id).
+    """
 
 STATS_METRIC_UNSPECIFIED: StatsMetric.ValueType  # 0
 """Not set. Refused."""
 STATS_METRIC_EVENT_COUNT: StatsMetric.ValueType  # 1
 """Number of events."""
+STATS_METRIC_UNIQUE_USERS: StatsMetric.ValueType  # 2
+"""Number of users: by user_id; an event read without one counts its anonymous_id, or else its
+cookie_id, and without any of them nobody.
+"""
+STATS_METRIC_UNIQUE_SESSIONS: StatsMetric.ValueType  # 3
+"""Number of sessions with at least one of the events."""
+STATS_METRIC_AVG_SESSION_DURATION: StatsMetric.ValueType  # 4
+"""Seconds from the first to the last of a session's events, on average over these sessions."""
+STATS_METRIC_EVENT_COUNT_BY_TYPE: StatsMetric.ValueType  # 5
+"""Number of events, by type: kind and name."""
+STATS_METRIC_BOUNCE_RATE: StatsMetric.ValueType  # 6
+"""Percentage of these sessions with exactly one of the events."""
+STATS_METRIC_CONVERSION_RATE: StatsMetric.ValueType  # 7
+"""Percentage of these sessions with a conversion event among the events."""
 Global___StatsMetric: _TypeAlias = StatsMetric  # noqa: Y015
+
+class _StatsGroupBy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StatsGroupByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StatsGroupBy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STATS_GROUP_BY_UNSPECIFIED: _StatsGroupBy.ValueType  # 0
+    """Not at all."""
+    STATS_GROUP_BY_HOUR: _StatsGroupBy.ValueType  # 1
+    """By UTC hour of occurrence. The range may touch 800 at most."""
+    STATS_GROUP_BY_DAY: _StatsGroupBy.ValueType  # 2
+    """By UTC day of occurrence. The range may touch 800 at most."""
+    STATS_GROUP_BY_DEVICE_TYPE: _StatsGroupBy.ValueType  # 3
+    """By Device.type."""
+    STATS_GROUP_BY_COUNTRY: _StatsGroupBy.ValueType  # 4
+    """By Geo.country."""
+
+class StatsGroupBy(_StatsGroupBy, metaclass=_StatsGroupByEnumTypeWrapper):
+    """How a figure is broken down."""
+
+STATS_GROUP_BY_UNSPECIFIED: StatsGroupBy.ValueType  # 0
+"""Not at all."""
+STATS_GROUP_BY_HOUR: StatsGroupBy.ValueType  # 1
+"""By UTC hour of occurrence. The range may touch 800 at most."""
+STATS_GROUP_BY_DAY: StatsGroupBy.ValueType  # 2
+"""By UTC day of occurrence. The range may touch 800 at most."""
+STATS_GROUP_BY_DEVICE_TYPE: StatsGroupBy.ValueType  # 3
+"""By Device.type."""
+STATS_GROUP_BY_COUNTRY: StatsGroupBy.ValueType  # 4
+"""By Geo.country."""
+Global___StatsGroupBy: _TypeAlias = StatsGroupBy  # noqa: Y015
 
 @_typing.final
 class GetEventRequest(_message.Message):
@@ -339,6 +401,10 @@ class GetStatsRequest(_message.Message):
     OCCURRED_FROM_FIELD_NUMBER: _builtins.int
     OCCURRED_UNTIL_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    DEVICE_TYPE_FIELD_NUMBER: _builtins.int
+    CONVERSION_EVENT_FIELD_NUMBER: _builtins.int
     site_id: _builtins.str
     """The site, one of the key's. Required with a key that has sites; empty with one
     that has none. With the admin credential give `source` and leave it empty for
@@ -348,6 +414,16 @@ class GetStatsRequest(_message.Message):
     """Required."""
     source: _builtins.str
     """Name or source_id. Default: the credential's own."""
+    group_by: Global___StatsGroupBy.ValueType
+    """How to break the figure down. Default: not at all."""
+    country: _builtins.str
+    """Events of this country (Geo.country) only. Default: all."""
+    device_type: _builtins.str
+    """Events of this device type (Device.type) only. Default: all."""
+    conversion_event: _builtins.str
+    """Name of the track events that are conversions; a revenue event is one when its
+    `event_type` is this. Default: purchase.
+    """
     @_builtins.property
     def occurred_from(self) -> _timestamp_pb2.Timestamp:
         """Events that occurred at or after. Required."""
@@ -364,10 +440,14 @@ class GetStatsRequest(_message.Message):
         occurred_from: _timestamp_pb2.Timestamp | None = ...,
         occurred_until: _timestamp_pb2.Timestamp | None = ...,
         source: _builtins.str = ...,
+        group_by: Global___StatsGroupBy.ValueType = ...,
+        country: _builtins.str = ...,
+        device_type: _builtins.str = ...,
+        conversion_event: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_from", b"occurred_from", "occurred_until", b"occurred_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "occurred_from", b"occurred_from", "occurred_until", b"occurred_until", "site_id", b"site_id", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversion_event", b"conversion_event", "country", b"country", "device_type", b"device_type", "group_by", b"group_by", "metric", b"metric", "occurred_from", b"occurred_from", "occurred_until", b"occurred_until", "site_id", b"site_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -380,17 +460,84 @@ class GetStatsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
     value: _builtins.float
-    """The figure over the whole range."""
+    """The figure over the whole range; 0 where there is nothing to count or average."""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatsGroup]:
+        """The breakdown. Only groups that have events. Hours and days in their order; the rest by
+        value, largest first, then by name. Of device types and countries the 500 with most
+        events, of types 1,000, or 50 together with `group_by`; what is beyond is one more group
+        (`rest`), the last of its kind.
+        """
+
     def __init__(
         self,
         *,
         value: _builtins.float = ...,
+        groups: _abc.Iterable[Global___StatsGroup] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
+
+@_typing.final
+class StatsGroup(_message.Message):
+    """A part of the breakdown: what the same question would give for these events alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    DEVICE_TYPE_FIELD_NUMBER: _builtins.int
+    COUNTRY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    REST_FIELD_NUMBER: _builtins.int
+    REST_OF_TYPES_FIELD_NUMBER: _builtins.int
+    device_type: _builtins.str
+    """Only when grouped by it; empty: not known."""
+    country: _builtins.str
+    """Only when grouped by it; empty: not known."""
+    kind: _event_pb2.EventKind.ValueType
+    """Kind of the events. Only with STATS_METRIC_EVENT_COUNT_BY_TYPE."""
+    name: _builtins.str
+    """Name of the events, empty for events without one. Only with
+    STATS_METRIC_EVENT_COUNT_BY_TYPE; a page's name and an identify's or group's are no type:
+    it is empty for them. A revenue event's is its `event_type`.
+    """
+    value: _builtins.float
+    """The figure."""
+    rest: _builtins.bool
+    """The device types or countries beyond the limit, together; `device_type` or `country` is
+    then empty.
+    """
+    rest_of_types: _builtins.bool
+    """The types beyond the limit, together; `kind` and `name` are then not set."""
+    @_builtins.property
+    def start(self) -> _timestamp_pb2.Timestamp:
+        """Begin of the hour or day, UTC. Only with these two groupings."""
+
+    def __init__(
+        self,
+        *,
+        start: _timestamp_pb2.Timestamp | None = ...,
+        device_type: _builtins.str = ...,
+        country: _builtins.str = ...,
+        kind: _event_pb2.EventKind.ValueType = ...,
+        name: _builtins.str = ...,
+        value: _builtins.float = ...,
+        rest: _builtins.bool = ...,
+        rest_of_types: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["country", b"country", "device_type", b"device_type", "kind", b"kind", "name", b"name", "rest", b"rest", "rest_of_types", b"rest_of_types", "start", b"start", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatsGroup: _TypeAlias = StatsGroup  # noqa: Y015

@@ -95,8 +95,9 @@ class QueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetStats(self, request, context):
-        """Counts events by their own time. Scope stats:read. INVALID_ARGUMENT for an
-        unknown metric or range; NOT_FOUND for a site that is not the key's.
+        """Counts events by their own time, each within seconds after it was accepted. Scope
+        stats:read. INVALID_ARGUMENT for an unknown metric or grouping, a bad range, or one
+        too long for its grouping; NOT_FOUND for a site that is not the key's.
         Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
         tell where the quota stands (1,000 a minute per key).
         """

@@ -47,8 +47,9 @@ class QueryServiceStub:
     filter or page token.
     """
     GetStats: _grpc.UnaryUnaryMultiCallable[_query_pb2.GetStatsRequest, _query_pb2.GetStatsResponse]
-    """Counts events by their own time. Scope stats:read. INVALID_ARGUMENT for an
-    unknown metric or range; NOT_FOUND for a site that is not the key's.
+    """Counts events by their own time, each within seconds after it was accepted. Scope
+    stats:read. INVALID_ARGUMENT for an unknown metric or grouping, a bad range, or one
+    too long for its grouping; NOT_FOUND for a site that is not the key's.
     Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
     tell where the quota stands (1,000 a minute per key).
     """
@@ -89,8 +90,9 @@ class QueryServiceAsyncStub(QueryServiceStub):
     filter or page token.
     """
     GetStats: _aio.UnaryUnaryMultiCallable[_query_pb2.GetStatsRequest, _query_pb2.GetStatsResponse]  # type: ignore[assignment]
-    """Counts events by their own time. Scope stats:read. INVALID_ARGUMENT for an
-    unknown metric or range; NOT_FOUND for a site that is not the key's.
+    """Counts events by their own time, each within seconds after it was accepted. Scope
+    stats:read. INVALID_ARGUMENT for an unknown metric or grouping, a bad range, or one
+    too long for its grouping; NOT_FOUND for a site that is not the key's.
     Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
     tell where the quota stands (1,000 a minute per key).
     """
@@ -146,8 +148,9 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_pb2.GetStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_pb2.GetStatsResponse, _abc.Awaitable[_query_pb2.GetStatsResponse]]:
-        """Counts events by their own time. Scope stats:read. INVALID_ARGUMENT for an
-        unknown metric or range; NOT_FOUND for a site that is not the key's.
+        """Counts events by their own time, each within seconds after it was accepted. Scope
+        stats:read. INVALID_ARGUMENT for an unknown metric or grouping, a bad range, or one
+        too long for its grouping; NOT_FOUND for a site that is not the key's.
         Trailing metadata ratelimit-limit, ratelimit-remaining and ratelimit-reset
         tell where the quota stands (1,000 a minute per key).
         """

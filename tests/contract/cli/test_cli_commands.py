@@ -135,6 +135,10 @@ def test_a_secret_is_shown_to_people_once(operator: Operator) -> None:
         ("key create shop --kind skeleton", "pulsora-public"),
         ("key rotate none --overlap soon", "as in 24h"),
         ("events --kind party", "page, track"),
+        ("stats shop --metric happiness", "unique_users"),
+        ("stats shop --group-by browser", "device_type"),
+        ("stats shop --period always", "as in 24h"),
+        ("stats shop --until tomorrow", "2026-01-31T12:00:00Z"),
     ],
 )
 def test_wrong_use_is_told(nobody: Operator, command: str, said: str) -> None:
@@ -156,6 +160,8 @@ def test_what_the_core_refuses_is_told(operator: Operator) -> None:
         (["key", "rotate", "none"], "none"),
         (["key", "revoke", "none"], "none"),
         (["events", "--source", "none"], "none"),
+        (["stats", "none"], "none"),
+        (["stats", "shop", "--group-by", "hour", "--period", "99d"], "800"),
     ):
         code, error = operator.fail(*command)
         assert (code, error[:10]) == (1, "polylect: ")
@@ -448,3 +454,33 @@ def test_help_is_everywhere(nobody: Operator) -> None:
         ]
     for command in listed:
         assert nobody.succeed(*command.split(), "--help").startswith(f"Usage: polylect {command} ")
+
+
+def test_stats(operator: Operator) -> None:
+    operator.succeed("source", "create", "shop")
+    secret = operator.json("key", "create", "shop", "--kind", "service")["secret"]
+    assert operator.succeed("stats", "shop") == "event_count: 0\n"
+
+    def click(session_id: str, country: str, age_seconds: int) -> Event:
+        occurred_at = Timestamp(seconds=int(time.time()) - age_seconds)
+        event = Event(kind=EventKind.EVENT_KIND_TRACK, name="click", session_id=session_id)
+        event.occurred_at.CopyFrom(occurred_at)
+        event.geo.country = country
+        return event
+
+    ingest(operator, secret, click("s", "DE", 100), click("s", "DE", 40), click("t", "", 40))
+    with operator.part("worker"):
+        wait_until(lambda: operator.succeed("stats", "shop") == "event_count: 3\n")
+    shown = operator.succeed("stats", "shop", "--metric", "avg_session_duration", "--group-by", "country")
+    assert [line.split() for line in shown.splitlines()] == [
+        ["avg_session_duration:", "30.00", "s"],
+        ["country", "avg_session_duration"],
+        ["DE", "60.00", "s"],
+        ["(not", "known)", "0.00", "s"],
+    ]
+    told = operator.json("stats", "shop", "--metric", "event_count_by_type", "--period", "1h")
+    assert told["value"] == 3
+    assert told["groups"] == [{"kind": "track", "name": "click", "value": 3}]
+    hours = operator.json("stats", "shop", "--metric=unique_sessions", "--group-by=day", "--country=DE")
+    assert [group["value"] for group in hours["groups"]] == [1]
+    assert operator.json("stats", "shop", "--until", "2001-01-01")["value"] == 0

@@ -26,11 +26,17 @@ from polylect.v1.event_pb2 import Provenance
 from polylect.v1.ingest_pb2 import ClientItem
 from polylect.v1.quarantine_pb2 import ListRequest
 from polylect.v1.query_pb2 import (
+    STATS_GROUP_BY_DAY,
+    STATS_GROUP_BY_HOUR,
+    STATS_METRIC_CONVERSION_RATE,
     STATS_METRIC_EVENT_COUNT,
+    STATS_METRIC_EVENT_COUNT_BY_TYPE,
     GetEventRequest,
     GetStatsRequest,
+    GetStatsResponse,
     ListEventsRequest,
     ListEventsResponse,
+    StatsGroup,
 )
 
 PULSE, SECRET = ingest_pb2.KEY_KIND_PULSE, ingest_pb2.KEY_KIND_PULSORA_SECRET
@@ -219,6 +225,23 @@ async def test_stats(core: Caller, pulse: str) -> None:
     assert await count(ADMIN, source="shop", **everything) == 3
 
 
+async def test_stats_are_typed(core: Caller, settle: Any) -> None:
+    await core.make_source("shop")
+    key = (await core.make_key("shop", SECRET)).secret
+    bought = an_event(name="purchase", session_id="s")
+    await core.send(a_request(key, bought, an_event(name="click", session_id="t"), an_event(name="click")))
+    await settle()
+    request = count_request(metric=STATS_METRIC_EVENT_COUNT_BY_TYPE, group_by=STATS_GROUP_BY_DAY)
+    answer = await core.query.GetStats(request, metadata=bearer(key))
+    day = at(NOW.replace(hour=0, minute=0, second=0, microsecond=0))
+    click = StatsGroup(start=day, kind=event_pb2.EVENT_KIND_TRACK, name="click", value=2)
+    purchase = StatsGroup(start=day, kind=event_pb2.EVENT_KIND_TRACK, name="purchase", value=1)
+    assert answer == GetStatsResponse(value=3, groups=[click, purchase])
+    for named, rate in (("", 100 / 3), ("click", 200 / 3), ("refund", 0)):
+        request = count_request(metric=STATS_METRIC_CONVERSION_RATE, conversion_event=named)
+        assert (await core.query.GetStats(request, metadata=bearer(key))).value == pytest.approx(rate)
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "reason", "field"),
     [
@@ -226,6 +249,23 @@ async def test_stats(core: Caller, pulse: str) -> None:
         ({}, "INVALID_ARGUMENT", "FIELD_MISSING", "site_id"),
         ({"site_id": "a", "metric": 0}, "INVALID_ARGUMENT", "METRIC_UNKNOWN", "metric"),
         ({"site_id": "a", "metric": 77}, "INVALID_ARGUMENT", "METRIC_UNKNOWN", "metric"),
+        ({"site_id": "a", "group_by": 77}, "INVALID_ARGUMENT", "FIELD_INVALID", "group_by"),
+        (
+            {
+                "site_id": "a",
+                "group_by": STATS_GROUP_BY_HOUR,
+                "occurred_from": at(NOW - timedelta(hours=800)),
+            },
+            "INVALID_ARGUMENT",
+            "FIELD_INVALID",
+            "group_by",
+        ),
+        (
+            {"site_id": "a", "group_by": STATS_GROUP_BY_DAY, "occurred_from": {"seconds": -(2**62)}},
+            "INVALID_ARGUMENT",
+            "FIELD_INVALID",
+            "group_by",
+        ),
         ({"site_id": "a", "occurred_from": None}, "INVALID_ARGUMENT", "FIELD_MISSING", "occurred_from"),
         ({"site_id": "a", "occurred_until": None}, "INVALID_ARGUMENT", "FIELD_MISSING", "occurred_until"),
         (

@@ -25,9 +25,15 @@ def responding(status: int, headers: Headers, *bodies: bytes) -> Callable[..., A
 
 
 @asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[int]:
+async def serving(app: Any, **settings: Any) -> AsyncIterator[int]:
     config = Config(
-        app, http=FacadeProtocol, lifespan="off", interface="asgi3", log_config=None, date_header=False
+        app,
+        http=FacadeProtocol,
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        date_header=False,
+        **settings,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     server = FacadeServer(config)
@@ -84,3 +90,43 @@ async def test_a_line_break_never_leaves_in_a_header(value: bytes) -> None:
         answer = await ask(port)
     assert answer.startswith(b"HTTP/1.1 500 ")
     assert b"set-cookie" not in answer
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    message = await receive()
+    told = [scope["method"], scope["http_version"], scope["path"], scope["query_string"].decode()]
+    body = " ".join([*told, message["body"].decode()]).encode()
+    await responding(200, [(b"content-length", b"%d" % len(body))], body)(scope, receive, send)
+
+
+async def test_each_request_of_a_connection_is_read_anew() -> None:
+    requests = (
+        b"POST /a?b=c HTTP/1.1\r\nContent-Length: 1\r\n\r\nx",
+        b"GET /a?b=c HTTP/1.1\r\n\r\n",
+        b"GET /%C3%A9 HTTP/1.1\r\n\r\n",
+        b"POST /a?b=c HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nyz",
+    )
+    async with serving(echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answers = []
+        for request in requests:
+            writer.write(request)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            answers.append((await reader.readexactly(int(head.split(b"length: ")[1].split()[0]))).decode())
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+    assert answers == ["POST 1.1 /a b=c x", "GET 1.1 /a b=c ", "GET 1.1 /é  ", "POST 1.0 /a b=c yz"]
+
+
+async def test_a_connection_may_be_idle_for_so_long_after_each_request() -> None:
+    loop = asyncio.get_running_loop()
+    async with serving(echo, timeout_keep_alive=0.5) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        # Time that must not count.
+        await asyncio.sleep(0.3)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"GET 1.1 /  "), 10)).startswith(b"HTTP/1.1 200 ")
+        answered_at = loop.time()
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+    assert 0.4 < loop.time() - answered_at < 5

@@ -40,7 +40,8 @@ async def test_the_seeds_own_question(core_address: str) -> None:
         (
             "site_id=site_abc123&metric=happiness",
             400,
-            "Unknown metric: happiness; metric must be one of: event_count",
+            "Unknown metric: happiness; metric must be one of: event_count, unique_users, unique_sessions, "
+            "avg_session_duration, event_count_by_type, bounce_rate, conversion_rate",
         ),
         ("site_id=site_abc123&metric=event_count&period=2h", 400, "period must be one of: 1h, 24h, 7d, 30d"),
         (

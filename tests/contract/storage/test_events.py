@@ -358,36 +358,8 @@ async def test_an_unknown_clients_id_is_not_looked_for_without_end(
     assert await store.get_event(SHOP, message_id="old") is None
 
 
-async def test_events_are_counted_by_their_own_time(store: PostgresEvents, database_url: str) -> None:
-    start, end = NOW - DAY, NOW
-    site = Provenance(dialect="pulse", site_id="site_a")
-
-    def occurred(number: int, moment: datetime, **fields: Any) -> Event:
-        return make_event(number, occurred_at=timestamp_of(moment), **fields)
-
-    store_events(
-        database_url,
-        [
-            occurred(1, start - timedelta(microseconds=1)),
-            occurred(2, start),
-            occurred(3, end - timedelta(microseconds=1), provenance=site),
-            occurred(4, end),
-            # Told a month late, and by a clock a day ahead.
-            occurred(5, start, age=-30 * DAY, provenance=site),
-            occurred(6, start, age=2 * DAY),
-            occurred(7, start, source_id=BLOG),
-        ],
-    )
-    assert await store.count_events(SHOP, "", start, end) == 4
-    assert await store.count_events(SHOP, "site_a", start, end) == 2
-    assert await store.count_events(SHOP, "site_b", start, end) == 0
-    assert await store.count_events(SHOP, "s\0", start, end) == 0
-    assert await store.count_events("nobody", "", start, end) == 0
-
-
 async def test_before_the_first_partition_there_is_simply_nothing(store: PostgresEvents) -> None:
     assert await all_pages(store, None, 10) == [[]]
-    assert await store.count_events(SHOP, "", NOW - DAY, NOW) == 0
     assert await store.get_event(None, event_id=NEVER_STORED) is None
 
 

@@ -62,7 +62,7 @@ def ledger(connection: psycopg.Connection[Any]) -> dict[tuple[str, str, datetime
 
 
 async def append(target: Database | PostgresQueue, batch: EventBatch, received: dict[Line, int]) -> None:
-    item_count = len(batch.events) + len(batch.quarantined)
+    item_count = len(batch.events) + len(batch.quarantined) + len(batch.replayed)
     queue = PostgresQueue(target) if isinstance(target, Database) else target
     await queue.append(batch.SerializeToString(), item_count, received)
 
@@ -91,6 +91,26 @@ async def test_each_fate_has_its_column(
     answer = await read(database)
     assert answer.unbalanced_entries == 0
     assert (answer.total.received, answer.total.in_queue) == (4, 0)
+
+
+async def test_a_replay_moves_what_was_quarantined(
+    database: Database, worker: Worker, connection: psycopg.Connection[Any]
+) -> None:
+    queue = PostgresQueue(database)
+    refused = [make_refused(dialect="grpc", received_at=timestamp_of(NOW)) for _ in range(3)]
+    await append(queue, EventBatch(quarantined=refused), {LINE: 3})
+    await asyncio.to_thread(worker.settle_all)
+    assert ledger(connection) == {(SOURCE, "grpc", at(HOUR)): (3, 0, 0, 3, 0)}
+    good, bad, _ = [make_event(event_id=one.quarantine_id) for one in refused]
+    bad.kind = EVENT_KIND_UNSPECIFIED
+    await append(queue, EventBatch(replayed=[good, bad]), {})
+    await asyncio.to_thread(worker.settle_all)
+    assert ledger(connection) == {(SOURCE, "grpc", at(HOUR)): (3, 1, 0, 2, 0)}
+    # Asked for twice, the second finds no entry any more: it came in again, and is a duplicate.
+    await append(queue, EventBatch(replayed=[good]), {})
+    await asyncio.to_thread(worker.settle_all)
+    assert ledger(connection) == {(SOURCE, "grpc", at(HOUR)): (4, 1, 1, 2, 0)}
+    assert (await read(database)).unbalanced_entries == 0
 
 
 async def test_what_is_not_in_the_batch_is_missed(

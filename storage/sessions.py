@@ -1,0 +1,138 @@
+"""Sessions made by the service: which events of a visitor belong together, and what their session is called.
+
+An event that came without a session_id is in the session of its visitor: its anonymous_id, else its
+cookie_id, else its own user_id; without any of them it is in none. Two events of a visitor that occurred at
+most 30 minutes apart are in one session. Pulsora's rolling window: a session_id that came through that
+dialect names a session as long as its events follow each other so; after a longer pause the same id is
+another session in every figure, though read as the client gave it. Any other session_id is one session,
+whatever it spans.
+
+Hides how sessions are kept: each event covers the 30 minutes after it, and a row holds the union of what the
+events of a visitor cover, by the UTC day they occurred on (so a row has 48 parts at most). A union knows no
+order, and its row's lock, taken in the order of the keys, lets no worker lose another's part. A session is
+named after its visitor and first event; so the same events give the same names, whatever order they came in.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from hashlib import md5
+from typing import Any, Final
+
+import psycopg
+from polylect.v1.event_pb2 import Event
+from sqlalchemy import BigInteger, ColumnElement, Label, and_, case, cast, func, or_
+
+from storage.schema import events
+from storage.values import EPOCH
+
+WINDOW: Final = timedelta(minutes=30)
+
+# Two kinds of id never mean one visitor: each is hashed with its mark. 16 bytes, whatever the id's length.
+_VISITOR, _USER, _SESSION = "v", "u", "s"
+_WINDOWED_DIALECT = "pulsora"
+
+_EXTEND = """
+INSERT INTO session_spans (source_id, visitor, day, covered, received_at)
+SELECT source_id, visitor, day, range_agg(tstzrange(occurred_at, occurred_at + %s, '[]')), max(received_at)
+FROM unnest(%s::uuid[], %s::uuid[], %s::date[], %s::timestamptz[], %s::timestamptz[])
+    AS seen (source_id, visitor, day, occurred_at, received_at)
+GROUP BY source_id, visitor, day
+ORDER BY source_id, visitor, day
+ON CONFLICT (source_id, visitor, day) DO UPDATE
+SET covered = session_spans.covered + excluded.covered,
+    received_at = greatest(session_spans.received_at, excluded.received_at)
+"""
+
+_MADE = re.compile(r"s_([0-9a-f]{32})([0-9a-f]{16})").fullmatch
+_MICROSECOND = timedelta(microseconds=1)
+_DATE_LENGTH = len("2026-01-31")
+
+Moments = tuple[str, str]
+"""occurred_at and received_at as `row_of` writes them."""
+
+
+def extend_sessions(connection: psycopg.Connection[Any], stored: Iterable[tuple[Event, Moments]]) -> None:
+    """Take events just stored into their visitors' sessions, in the caller's transaction.
+
+    Raises the driver's errors.
+    """
+    rows = [
+        (event.source_id, visitor, occurred_at[:_DATE_LENGTH], occurred_at, received_at)
+        for event, (occurred_at, received_at) in stored
+        if not event.session_id and (visitor := _visitor_of(event))
+    ]
+    if rows:
+        connection.execute(_EXTEND, [WINDOW, *_array_literals(rows)])
+
+
+def _visitor_of(event: Event) -> str:
+    if identity := event.anonymous_id or event.cookie_id:
+        return _hashed(_VISITOR, identity)
+    return _hashed(_USER, event.user_id) if event.user_id else ""
+
+
+def _hashed(mark: str, identity: str) -> str:
+    # As Postgres' md5() has it. Who makes two ids collide merges two sessions of his own.
+    return md5(f"{mark}{identity}".encode(), usedforsecurity=False).hexdigest()
+
+
+def _array_literals(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    # Ids and times need no quotes.
+    return [f"{{{','.join(column)}}}" for column in zip(*rows, strict=True)]
+
+
+def _hash_of(mark: str, identity: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(func.md5(func.concat(mark, identity)), events.c.source_id.type)
+
+
+def _visitor() -> ColumnElement[Any]:
+    identity = func.coalesce(events.c.anonymous_id, events.c.cookie_id)
+    return case(
+        (identity.is_not(None), _hash_of(_VISITOR, identity)),
+        (events.c.user_id.is_not(None), _hash_of(_USER, events.c.user_id)),
+    )
+
+
+def windowed_session() -> ColumnElement[Any]:
+    """Give a uuid that all events share whose sessions are told apart by pauses; NULL for any other event."""
+    is_pulsoras = events.c.provenance_dialect == _WINDOWED_DIALECT
+    return case(
+        (events.c.session_id.is_(None), _visitor()),
+        (is_pulsoras, _hash_of(_SESSION, events.c.session_id)),
+    )
+
+
+def _started_at(visitor: ColumnElement[Any]) -> ColumnElement[datetime]:
+    return func.polylect_session_start(events.c.source_id, visitor, events.c.occurred_at)
+
+
+def session_id_when_read() -> Label[str]:
+    """Select the client's session_id; without one, the name of the service's session."""
+    visitor = _visitor()
+    micros = cast(func.extract("epoch", _started_at(visitor)) * 1_000_000, BigInteger)
+    hexadecimal = func.replace(cast(visitor, events.c.session_id.type), "-", "")
+    # Any NULL makes all of it NULL.
+    name = "s_" + hexadecimal + func.lpad(func.to_hex(micros), 16, "0")
+    session: ColumnElement[str] = func.coalesce(events.c.session_id, name)
+    return session.label("session_id")
+
+
+def is_read_in(session_id: str) -> ColumnElement[bool]:
+    """Tell whether an event is read with that session_id, which must be free of U+0000."""
+    is_clients: ColumnElement[bool] = events.c.session_id == session_id
+    made = _MADE(session_id)
+    if made is None:
+        return is_clients
+    try:
+        started_at = EPOCH + int(made[2], 16) * _MICROSECOND
+    except OverflowError:
+        return is_clients
+    visitor = _visitor()
+    is_ours = and_(
+        events.c.session_id.is_(None),
+        visitor == made[1],
+        events.c.occurred_at >= started_at,
+        _started_at(visitor) == started_at,
+    )
+    return or_(is_clients, is_ours)
