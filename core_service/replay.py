@@ -12,6 +12,7 @@ from datetime import datetime
 from time import monotonic
 from typing import Protocol, TypeAlias
 
+import grpc
 from google.protobuf.message import DecodeError
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.error_reason_pb2 import ErrorReason
@@ -21,6 +22,7 @@ from polylect.v1.quarantine_pb2 import QuarantinedEvent, QuarantineFilter
 from polylect.v1.queue_pb2 import EventBatch
 
 from core_service.admission import Admission, Receipt
+from core_service.errors import CoreError
 from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyRing
 from core_service.ports import LoadTranslator, QuarantineStore, Queue, Translator
@@ -45,6 +47,15 @@ class ReplayOutcome:
     refused: "Counter[_Reason]" = field(default_factory=Counter)
     # Leads to those not judged; "" when there are none.
     next_page_token: str = ""
+
+
+def no_translator() -> Translator:
+    """Refuse: who runs this core gave it no translator, so that what came over HTTP can't be replayed."""
+    raise CoreError(
+        reasons.ERROR_REASON_INTERNAL,
+        "This core was started without a translator of dialects",
+        status=grpc.StatusCode.UNIMPLEMENTED,
+    )
 
 
 class ReplayStores(Protocol):

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-import grpc
 import structlog
 import uvloop
 from grpc_health.v1 import health
-from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1 import identity_pb2, ingest_pb2, quarantine_pb2, query_pb2, source_pb2
 from polylect.v1.identity_pb2_grpc import add_IdentityServiceServicer_to_server
 from polylect.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
@@ -27,7 +25,6 @@ from core_service.admission import Admission
 from core_service.callers import Callers
 from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
 from core_service.discovery import add_reflection
-from core_service.errors import CoreError
 from core_service.fingerprint import Fingerprints
 from core_service.health import HealthMonitor
 from core_service.identity import IdentityServicer
@@ -48,12 +45,11 @@ from core_service.ports import (
     StatsStore,
     TailStore,
     TrailStore,
-    Translator,
 )
 from core_service.quarantine import QuarantineServicer
 from core_service.query import QueryServicer, Readers
 from core_service.refusals import Refusals
-from core_service.replay import Replayer
+from core_service.replay import Replayer, no_translator
 from core_service.sources import SourceServicer
 from core_service.tail import Tails
 from core_service.trail import Trail
@@ -129,15 +125,6 @@ class Stores(NamedTuple):
 def utc_now() -> datetime:
     """Give the time."""
     return datetime.now(UTC)
-
-
-def no_translator() -> Translator:
-    """Refuse: who runs this core gave it no translator, so that what came over HTTP can't be replayed."""
-    raise CoreError(
-        reasons.ERROR_REASON_INTERNAL,
-        "This core was started without a translator of dialects",
-        status=grpc.StatusCode.UNIMPLEMENTED,
-    )
 
 
 def run(options: CoreOptions, load_translator: LoadTranslator = no_translator) -> None:

@@ -175,10 +175,8 @@ class Writer:
             self._store(claim, prepared)
         if replayed:
             # Before what can't be stored comes in: that gets the entry it had, anew.
-            removed = remove_quarantined(
-                connection, {(event.source_id, event.event_id) for event in replayed}
-            )
-            claim.reckoning.release(replayed, removed)
+            entries = {(event.source_id, event.event_id) for event in replayed}
+            claim.reckoning.release(replayed, remove_quarantined(connection, entries))
         if claim.refused:
             insert_quarantined(connection, claim.refused, self._clock())
             self._note_quarantined(claim.refused)
