@@ -235,17 +235,20 @@ class TailStore(Protocol):
 
     async def events_after(
         self, source_id: str | None, after_id: str, known: Collection[str], limit: int
-    ) -> list[Event]:
-        """Give the newest events after that id, without `known`, at most `limit`, oldest first."""
+    ) -> tuple[list[Event], bool]:
+        """Give the newest events after that id, without `known`, at most `limit`, oldest first.
+
+        And whether there are more.
+        """
 
     async def quarantined_after(
         self, source_id: str | None, after_id: str, known: Collection[str], limit: int
-    ) -> list[QuarantinedEvent]:
+    ) -> tuple[list[QuarantinedEvent], bool]:
         """Give the newest entries of the quarantine in the same way."""
 
     async def refusals_after(
         self, source_id: str | None, after_id: str, known: Collection[str], limit: int
-    ) -> list[Refusal]:
+    ) -> tuple[list[Refusal], bool]:
         """Give the newest refused requests in the same way."""
 
 

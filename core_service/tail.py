@@ -6,10 +6,12 @@ that lets it fill is sent away and may resume.
 """
 
 import asyncio
+import base64
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Any
 
 import structlog
 from polylect.v1 import error_reason_pb2 as reasons
@@ -34,8 +36,12 @@ _RESUMED_ITEMS = 10_000
 _BUFFER_ITEMS = 2_000
 _BUFFER_BYTES = 8 * 1024 * 1024
 _FOLLOWERS_OF_A_SOURCE = 16
-_UUID_VERSION = 7
 _UUID_RANDOM_BITS = 80
+_ID_BYTES = 16
+# What is looked for, each in its own table, as TailEventsResponse calls it.
+_ITEMS = ("event", "quarantined", "refusal")
+
+_Question = Callable[[str | None, str, Collection[str], int], Awaitable[tuple[Sequence[Any], bool]]]
 
 log = structlog.get_logger()
 
@@ -59,18 +65,18 @@ class Tails:
         Raises CoreError: FIELD_INVALID, OVERLOADED; while read, STORAGE_UNAVAILABLE and OVERLOADED too.
         """
         wanted = _Wanted(request)
-        since = _id_of_token(request.resume_token) if request.resume_token else ""
+        missed = _cursors_of(request.resume_token) if request.resume_token else None
         feed = self._feeds.get(source_id)
-        if feed is None:
-            now_ms = int(self._clock().timestamp() * 1000)
-            feed = self._feeds[source_id] = _Feed(self._store, source_id, _first_id_at(now_ms))
+        if feed is None or feed.ended:
+            now_id = _first_id_at(int(self._clock().timestamp() * 1000))
+            feed = self._feeds[source_id] = _Feed(self._store, source_id, [_Cursor(now_id) for _ in _ITEMS])
         follower = feed.join(wanted)
         if self._stopped:
             follower.end(_stopping())
         try:
-            yield self._answers(source_id, since, wanted, follower)
+            yield self._answers(source_id, missed, wanted, follower)
         finally:
-            if feed.leave(follower):
+            if feed.leave(follower) and self._feeds.get(source_id) is feed:
                 del self._feeds[source_id]
 
     def stop(self) -> None:
@@ -80,38 +86,55 @@ class Tails:
             feed.end(_stopping())
 
     async def _answers(
-        self, source_id: str | None, since: str, wanted: "_Wanted", follower: "_Follower"
+        self,
+        source_id: str | None,
+        missed: "list[_Cursor] | None",
+        wanted: "_Wanted",
+        follower: "_Follower",
     ) -> AsyncIterator[TailEventsResponse]:
         shown: set[str] = set()
-        if since:
-            async for answer in self._missed(source_id, since, wanted):
-                shown.add(answer.resume_token)
-                yield answer
+        if missed is not None:
+            for answer in await _look(self._store, source_id, missed, _RESUMED_ITEMS):
+                shown.add(_id_of(answer))
+                if wanted.takes(answer):
+                    yield answer
         while True:
             answer = await follower.next()
-            if answer.resume_token not in shown:
+            if _id_of(answer) not in shown:
                 yield answer
 
-    async def _missed(
-        self, source_id: str | None, since: str, wanted: "_Wanted"
-    ) -> AsyncIterator[TailEventsResponse]:
-        after_id = _first_id_at(_ms_of(since) - _OVERLAP_MS)
-        for answer in await _look(self._store, source_id, after_id, (), _RESUMED_ITEMS):
-            if wanted.takes(answer):
-                yield answer
+
+class _Cursor:
+    """How far one table was looked at. Each has its own: what is refused is there before what is queued."""
+
+    def __init__(self, newest_id: str) -> None:
+        self.newest_id = self.after_id = newest_id
+        # What was seen of the last moments.
+        self.known: set[str] = set()
+
+    def see(self, seen_id: str) -> None:
+        """Note a row."""
+        self.known.add(seen_id)
+        self.newest_id = max(self.newest_id, seen_id)
+
+    def go_on(self) -> None:
+        """Look no further back than rows may still become visible."""
+        horizon = _overlapping(self.newest_id)
+        if horizon > self.after_id:
+            self.after_id = horizon
+            self.known = {known for known in self.known if known > horizon}
 
 
 class _Feed:
     """The looks at one source, as long as it has followers."""
 
-    def __init__(self, store: TailStore, source_id: str | None, after_id: str) -> None:
+    def __init__(self, store: TailStore, source_id: str | None, cursors: list[_Cursor]) -> None:
         self._store = store
         self._source_id = source_id
-        self._after_id = after_id
-        self._newest_id = after_id
-        # What was shown of the last moments, by id.
-        self._known: set[str] = set()
+        self._cursors = cursors
         self._followers: set[_Follower] = set()
+        # Then nobody may join any more.
+        self.ended = False
         self._looking = asyncio.create_task(self._look_on())
 
     def join(self, wanted: "_Wanted") -> "_Follower":
@@ -135,6 +158,7 @@ class _Feed:
 
     def end(self, error: CoreError) -> None:
         """Send all followers away."""
+        self.ended = True
         for follower in self._followers:
             follower.end(error)
 
@@ -151,16 +175,12 @@ class _Feed:
             self.end(CoreError(reasons.ERROR_REASON_INTERNAL, "Internal error"))
 
     async def _look(self) -> None:
-        for answer in await _look(self._store, self._source_id, self._after_id, self._known, _LOOK_ITEMS):
-            self._known.add(answer.resume_token)
-            self._newest_id = max(self._newest_id, answer.resume_token)
+        for answer in await _look(self._store, self._source_id, self._cursors, _LOOK_ITEMS):
             size_bytes = answer.ByteSize()
             for follower in self._followers:
                 follower.offer(answer, size_bytes)
-        horizon = _first_id_at(_ms_of(self._newest_id) - _OVERLAP_MS)
-        if horizon > self._after_id:
-            self._after_id = horizon
-            self._known = {known for known in self._known if known > horizon}
+        for cursor in self._cursors:
+            cursor.go_on()
 
 
 class _Wanted:
@@ -234,39 +254,51 @@ class _Follower:
 
 
 async def _look(
-    store: TailStore, source_id: str | None, after_id: str, known: Collection[str], limit: int
+    store: TailStore, source_id: str | None, cursors: list[_Cursor], limit: int
 ) -> list[TailEventsResponse]:
-    """Give what is new of everything, in the order of its ids."""
-    asked = (source_id, after_id, known, limit)
-    events = await store.events_after(*asked)
-    quarantined = await store.quarantined_after(*asked)
-    refusals = await store.refusals_after(*asked)
-    answers = [TailEventsResponse(event=one, resume_token=one.event_id) for one in events]
-    answers += [TailEventsResponse(quarantined=one, resume_token=one.quarantine_id) for one in quarantined]
-    answers += [TailEventsResponse(refusal=one, resume_token=one.refusal_id) for one in refusals]
-    answers.sort(key=_token_of)
-    if answers and limit in (len(events), len(quarantined), len(refusals)):
-        answers[0].gap = True
+    """Give what is new in each table, in the order of ids, and move its cursor."""
+    questions: tuple[_Question, ...] = (store.events_after, store.quarantined_after, store.refusals_after)
+    answers: list[TailEventsResponse] = []
+    gap = False
+    for name, ask, cursor in zip(_ITEMS, questions, cursors, strict=True):
+        found, is_cut = await ask(source_id, cursor.after_id, cursor.known, limit)
+        answers += (TailEventsResponse(**{name: item}) for item in found)
+        gap = gap or is_cut
+    answers.sort(key=_id_of)
+    for answer in answers:
+        cursors[_ITEMS.index(answer.WhichOneof("item") or "")].see(_id_of(answer))
+        answer.resume_token = _token_of(cursors)
+    if answers:
+        answers[0].gap = gap
     return answers
 
 
-def _token_of(answer: TailEventsResponse) -> str:
-    return answer.resume_token
+def _id_of(answer: TailEventsResponse) -> str:
+    item = answer.WhichOneof("item")
+    if item == "event":
+        return answer.event.event_id
+    return answer.quarantined.quarantine_id if item == "quarantined" else answer.refusal.refusal_id
 
 
-def _id_of_token(token: str) -> str:
+def _token_of(cursors: list[_Cursor]) -> str:
+    ids = b"".join(bytes.fromhex(cursor.newest_id.replace("-", "")) for cursor in cursors)
+    return base64.urlsafe_b64encode(ids).decode()
+
+
+def _cursors_of(token: str) -> list[_Cursor]:
     try:
-        identity = uuid.UUID(token)
+        content = base64.b64decode(token, altchars=b"-_", validate=True)
     except ValueError:
-        identity = None
-    if identity is None or str(identity) != token or identity.version != _UUID_VERSION:
+        content = b""
+    if len(content) != _ID_BYTES * len(_ITEMS):
         message = "The resume token is not one of TailEvents"
         raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="resume_token")
-    return token
+    ids = (content[start : start + _ID_BYTES] for start in range(0, len(content), _ID_BYTES))
+    return [_Cursor(_overlapping(str(uuid.UUID(bytes=one)))) for one in ids]
 
 
-def _ms_of(time_ordered_id: str) -> int:
-    return uuid.UUID(time_ordered_id).int >> _UUID_RANDOM_BITS
+def _overlapping(newest_id: str) -> str:
+    return _first_id_at((uuid.UUID(newest_id).int >> _UUID_RANDOM_BITS) - _OVERLAP_MS)
 
 
 def _first_id_at(ms: int) -> str:

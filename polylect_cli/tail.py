@@ -77,9 +77,10 @@ def _happening(core: Core, request: TailEventsRequest) -> Iterator[TailEventsRes
     while True:
         try:
             for answer in answers:
-                token = request.resume_token = answer.resume_token
-                if token not in shown:
-                    shown[token] = None
+                request.resume_token = answer.resume_token
+                seen_id = _id_of(answer)
+                if seen_id not in shown:
+                    shown[seen_id] = None
                     if len(shown) > _REMEMBERED:
                         shown.popitem(last=False)
                     yield answer
@@ -95,6 +96,11 @@ def _again(core: Core, request: TailEventsRequest) -> Iterator[TailEventsRespons
             answers = core.follow(core.queries.TailEvents, request)
             print_error("polylect: following again")
             return answers
+
+
+def _id_of(answer: TailEventsResponse) -> str:
+    ids = (answer.event.event_id, answer.quarantined.quarantine_id, answer.refusal.refusal_id)
+    return next(filter(None, ids))
 
 
 def _document(answer: TailEventsResponse) -> dict[str, Any]:

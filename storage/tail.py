@@ -25,11 +25,12 @@ from storage.values import EPOCH
 
 # How far receipt, by the facade's clock, may be from the moment in the id, by the core's.
 _ID_TOLERANCE = timedelta(hours=1)
+_MOST_BYTES = 8 << 20
 _IDS = ARRAY(UUID(as_uuid=False))
 
 _Item = TypeVar("_Item", Event, QuarantinedEvent, Refusal)
 
-_REFUSALS = Listing(refusals.c.refusal_id, REFUSALS_SELECTED, refusal_of, b"r")
+_REFUSALS = Listing(refusals.c.refusal_id, REFUSALS_SELECTED, refusal_of, b"f")
 
 
 class PostgresTail:
@@ -41,10 +42,10 @@ class PostgresTail:
 
     async def events_after(
         self, source_id: str | None, after_id: str, known: Collection[str], limit: int
-    ) -> list[Event]:
+    ) -> tuple[list[Event], bool]:
         """Give the newest events whose UUIDv7 is after `after_id`, without `known`, oldest first.
 
-        `source_id` None means all sources.
+        At most `limit`, and some 8 MiB; tells too whether there are more. `source_id` None means all sources.
         """
         # Leaves out the days before.
         recent = events.c.received_at >= EPOCH + _moment_of(after_id) - _ID_TOLERANCE
@@ -53,13 +54,13 @@ class PostgresTail:
 
     async def quarantined_after(
         self, source_id: str | None, after_id: str, known: Collection[str], limit: int
-    ) -> list[QuarantinedEvent]:
+    ) -> tuple[list[QuarantinedEvent], bool]:
         """Give the newest entries of the quarantine in the same way."""
         return await self._newest(QUARANTINE, source_id, _unknown(QUARANTINE, after_id, known), limit)
 
     async def refusals_after(
         self, source_id: str | None, after_id: str, known: Collection[str], limit: int
-    ) -> list[Refusal]:
+    ) -> tuple[list[Refusal], bool]:
         """Give the newest refused requests in the same way."""
         return await self._newest(_REFUSALS, source_id, _unknown(_REFUSALS, after_id, known), limit)
 
@@ -69,9 +70,17 @@ class PostgresTail:
         source_id: str | None,
         conditions: list[ColumnElement[bool]],
         limit: int,
-    ) -> list[_Item]:
-        rows = await self._database.rows(listing.select(source_id, conditions, limit))
-        return [listing.item_of(row) for row in reversed(rows)]
+    ) -> tuple[list[_Item], bool]:
+        newest: list[_Item] = []
+        size_bytes, token = 0, ""
+        while True:
+            page, token = await listing.page(
+                self._database, source_id, conditions, limit - len(newest), token
+            )
+            newest += page
+            size_bytes += sum(item.ByteSize() for item in page)
+            if not token or len(newest) >= limit or size_bytes >= _MOST_BYTES:
+                return newest[::-1], bool(token)
 
 
 def _unknown(listing: Listing[_Item], after_id: str, known: Collection[str]) -> list[ColumnElement[bool]]:

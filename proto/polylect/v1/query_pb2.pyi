@@ -321,7 +321,7 @@ class TailEventsRequest(_message.Message):
     resume_token: _builtins.str
     """`resume_token` of the last answer one has: goes on from there, repeating what
     came up to 3 seconds before it. Of what happened meanwhile at most the newest
-    10,000 are shown. Empty: from now on.
+    10,000, and 8 MiB, of events, of quarantined ones and of refusals each are shown. Empty: from now on.
     """
     def __init__(
         self,

@@ -107,7 +107,8 @@ class QueryServiceServicer:
 
     def TailEvents(self, request, context):
         """Follows what is stored and what is refused, each within a second, in about
-        the order of receipt, until the caller ends it. Scope events:read. Where more
+        the order of receipt, until the caller ends it. What is stored by a replay has
+        the time of its receipt, and is not shown. Scope events:read. Where more
         happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
         RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
         beyond 16 followers of a source; UNAVAILABLE when the core stops;

@@ -55,7 +55,8 @@ class QueryServiceStub:
     """
     TailEvents: _grpc.UnaryStreamMultiCallable[_query_pb2.TailEventsRequest, _query_pb2.TailEventsResponse]
     """Follows what is stored and what is refused, each within a second, in about
-    the order of receipt, until the caller ends it. Scope events:read. Where more
+    the order of receipt, until the caller ends it. What is stored by a replay has
+    the time of its receipt, and is not shown. Scope events:read. Where more
     happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
     RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
     beyond 16 followers of a source; UNAVAILABLE when the core stops;
@@ -98,7 +99,8 @@ class QueryServiceAsyncStub(QueryServiceStub):
     """
     TailEvents: _aio.UnaryStreamMultiCallable[_query_pb2.TailEventsRequest, _query_pb2.TailEventsResponse]  # type: ignore[assignment]
     """Follows what is stored and what is refused, each within a second, in about
-    the order of receipt, until the caller ends it. Scope events:read. Where more
+    the order of receipt, until the caller ends it. What is stored by a replay has
+    the time of its receipt, and is not shown. Scope events:read. Where more
     happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
     RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
     beyond 16 followers of a source; UNAVAILABLE when the core stops;
@@ -162,7 +164,8 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_query_pb2.TailEventsResponse], _abc.AsyncIterator[_query_pb2.TailEventsResponse]]:
         """Follows what is stored and what is refused, each within a second, in about
-        the order of receipt, until the caller ends it. Scope events:read. Where more
+        the order of receipt, until the caller ends it. What is stored by a replay has
+        the time of its receipt, and is not shown. Scope events:read. Where more
         happens than can be shown (some 2,000 a second) the newest is, and `gap` tells.
         RESOURCE_EXHAUSTED for a caller that reads too slowly (it may resume), and
         beyond 16 followers of a source; UNAVAILABLE when the core stops;

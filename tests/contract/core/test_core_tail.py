@@ -1,11 +1,13 @@
 """TailEvents: what is stored and refused, shown to those who follow."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from core_calls import ADMIN, Caller, Clock, a_request, an_event, bearer, failure_of
 from polylect.v1 import event_pb2, ingest_pb2, query_pb2, source_pb2
@@ -97,7 +99,7 @@ async def test_what_is_refused_is_shown_with_its_reason(core: Caller, secret: st
     assert ErrorReason.Name(answer.quarantined.rejection.reason) == "ERROR_REASON_FIELD_MISSING"
     assert answer.quarantined.dialect == "grpc"
     assert answer.quarantined.request_id
-    assert answer.resume_token == answer.quarantined.quarantine_id
+    assert answer.resume_token
 
 
 async def test_refused_requests_are_shown_to_whom_they_concern(core: Caller, secret: str) -> None:
@@ -177,11 +179,33 @@ async def test_a_resumed_reader_misses_nothing(
     assert len(set(shown)) == len(shown)
 
 
+async def test_what_waits_for_the_worker_is_shown_after_a_refusal(
+    core: Caller, secret: str, clock: Clock, settle: Settle, database_url: str
+) -> None:
+    async with following(core, secret) as call:
+        stored = await ingest(core, secret, an_event(name="waits"))
+        # A refusal is there at once, and later by more than rows overlap.
+        later = str(uuid.UUID(int=(int(clock.now.timestamp() + 10) * 1000) << 80))
+        with psycopg.connect(database_url) as connection:
+            connection.execute(
+                "INSERT INTO refusals (source_id, refusal_id, received_at, reason, message, event_count)"
+                " VALUES ((SELECT source_id FROM sources), %s, now(), 'rate_limited', '', 1)",
+                (later,),
+            )
+        first = await read(call)
+        assert first.refusal.refusal_id == later
+        await settle()
+        assert (await read(call)).event.event_id == stored[0]
+    async with following(core, secret, resume_token=first.resume_token) as resumed:
+        assert stored[0] in [(await read(resumed)).event.event_id for _ in range(2)]
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
         ({"resume_token": "x"}, "resume_token"),
-        ({"resume_token": "b8a5f2f0-6f5e-4c7e-9d5b-0d6f6b1f0c11"}, "resume_token"),
+        ({"resume_token": "AAAAAAAAAAAAAAAAAAAAAA=="}, "resume_token"),
+        ({"resume_token": "\u00e9"}, "resume_token"),
         ({"kind": 77}, "kind"),
         ({"verdict": 9}, "verdict"),
     ],
@@ -247,6 +271,22 @@ async def test_more_than_can_be_shown_leaves_a_gap(core: Caller, secret: str, se
         while answer.event.event_id != stored[-1]:
             answer = await read(call)
             assert answer.event.event_id in stored
+
+
+async def test_a_feed_that_failed_is_not_joined(
+    core: Caller, secret: str, database_url: str, settle: Settle
+) -> None:
+    async with following(core, secret) as first:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute("ALTER TABLE refusals RENAME TO away")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await asyncio.wait_for(first.read(), 10)
+            assert failure_of(caught.value).reason == "STORAGE_UNAVAILABLE"
+            connection.execute("ALTER TABLE away RENAME TO refusals")
+    async with following(core, secret) as second:
+        stored = await ingest(core, secret, an_event())
+        await settle()
+        assert (await read(second)).event.event_id == stored[0]
 
 
 async def test_too_many_followers(core: Caller, secret: str) -> None:
