@@ -56,7 +56,11 @@ class Core:
         answers = method(request, metadata=self._metadata)
         with self._interruptions():
             # The stubs can't say that it is a call too.
-            cast("grpc.Call", answers).initial_metadata()
+            call = cast("grpc.Call", answers)
+            call.initial_metadata()
+            if not call.is_active():
+                # It raises what ended it.
+                next(iter(answers))
         return self._each(answers)
 
     def _each(self, answers: Iterable[Response]) -> Iterator[Response]:

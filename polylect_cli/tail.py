@@ -85,7 +85,7 @@ def _happening(core: Core, request: TailEventsRequest) -> Iterator[TailEventsRes
                         shown.popitem(last=False)
                     yield answer
         except Interrupted as interruption:
-            print_error(f"polylect: {interruption}; trying again")
+            print_error(f"polylect: {interruption}\npolylect: trying again until it answers; Ctrl-C ends")
             answers = _again(core, request)
 
 

@@ -294,10 +294,16 @@ def test_a_tail_goes_on_after_a_restart_of_the_core(nobody: Operator, database_u
             follower = stack.enter_context(following(nobody, "--json"))
             ingest(nobody, secret, Event(kind=track, name="before"))
             assert msgspec.json.decode(line_of(follower))["event"]["name"] == "before"
+        assert follower.stderr
+        assert "polylect: " in follower.stderr.readline()
+        assert follower.stderr.readline() == "polylect: trying again until it answers; Ctrl-C ends\n"
+        # Longer than it waits between two attempts: it says so once.
+        time.sleep(2.5)
         with nobody.part("core"):
             nobody.wait_for_core()
             ingest(nobody, secret, Event(kind=track, name="meanwhile"))
             assert msgspec.json.decode(line_of(follower))["event"]["name"] == "meanwhile"
+            assert follower.stderr.readline() == "polylect: following again\n"
 
 
 def test_the_largest_event_is_shown(operator: Operator) -> None:
@@ -320,7 +326,7 @@ def test_no_events_yet(operator: Operator) -> None:
     assert operator.succeed("events", "--json") == ""
 
 
-@pytest.mark.parametrize("command", ["source list", "key list shop", "events", "send pulse {}"])
+@pytest.mark.parametrize("command", ["source list", "key list shop", "events", "tail", "send pulse {}"])
 def test_nothing_running_is_said_with_a_code_of_its_own(nobody: Operator, command: str) -> None:
     nobody.environment["POLYLECT_HTTP_PORT"] = str(nobody.grpc_port + 1)
     code, error = nobody.fail(*command.split())
