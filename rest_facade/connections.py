@@ -29,6 +29,10 @@ COUNT_UNPARSED = "count_unparsed"
 """Where the lifespan's state may hold a function that is told of each refusal made here: its status, the
 request's id and the address it came from."""
 
+_VERSIONS = frozenset(("1.1", "1.0"))
+# What an offer of another protocol consists of, and what else Connection may say.
+_OFFERING = frozenset((b"upgrade", b"http2-settings"))
+_KEEPING = frozenset((b"close", b"keep-alive"))
 _TEXTS = {400: b"Bad request", 431: b"Request head too large", 503: b"Too many connections"}
 
 
@@ -60,6 +64,14 @@ class FacadeProtocol(HttpToolsProtocol):
         self._refusal_status = 400
         # Begins when all that came with its head is parsed.
         self._next: WholeResponseCycle | None = None
+        # A head that offers another protocol, to be parsed again without the offer.
+        self._offers = False
+        # Whether a request has ended in the packet at hand.
+        self._ended_in_packet = False
+        # Of a request under way, what came and was neither head nor body: chunk extensions, trailers.
+        self._beside_bytes = 0
+        # The status of a refusal that comes when the requests before have their answers.
+        self._refusing = 0
         # What all requests of a connection have in common.
         self._scope: dict[str, Any] = {}
         self._parsed_url = b""
@@ -99,14 +111,12 @@ class FacadeProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came; a head that is not whole yet has a deadline."""
+        if self._refusing:
+            return
         self._packet_bytes = len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # An offer the facade doesn't take up.
-            pass
-        except httptools.HttpParserError:
-            self._refuse(self._refusal_status)
+        self._ended_in_packet = False
+        self._beside_bytes += len(data)
+        self._parse(data)
         if self._next is not None:
             cycle, self._next = self._next, None
             if cycle.more_body:
@@ -119,18 +129,47 @@ class FacadeProtocol(HttpToolsProtocol):
                 self._refuse(431)
             elif self._deadline is None:
                 self._set_deadline(_HEAD_SECONDS)
+        elif self._beside_bytes > _MAX_HEAD_BYTES and not self._is_idle():
+            self._refuse(431)
+
+    def _parse(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                if self._offers:
+                    # Not taken up; but the parser leaves out the body of one who offers.
+                    self._offers = False
+                    data = self._head_without_offer() + data[offer.args[0] :]
+                    self.parser = httptools.HttpRequestParser(self)
+                    # As uvicorn's: a request behind one that said `close` is no fault.
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                    continue
+            except httptools.HttpParserError:
+                self._refuse(self._refusal_status)
+            return
 
     def on_message_begin(self) -> None:
         """Note that a head has begun."""
         self._in_head = True
-        self._head_bytes = 0
+        # How much of the packet is its head shows when it ends; what ended before in the packet is not.
+        self._head_bytes = -self._packet_bytes if self._ended_in_packet else 0
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header. Trailers, which nobody here waits for, are none."""
+        if self._in_head:
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         """Start the request, if its head is of a reasonable size."""
         self._in_head = False
+        self._beside_bytes = 0
         if self._deadline is not None:
             self._cancel_deadline()
         if len(self.headers) > _MAX_HEADERS or (
@@ -138,12 +177,17 @@ class FacadeProtocol(HttpToolsProtocol):
         ):
             self._refusal_status = 431
             raise ValueError("head too large")
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS:
+            raise ValueError("another HTTP")
+        if self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers):
+            self._offers = True
+            return
         if self.url != self._parsed_url:
             self._read_url()
         scope = self._scope.copy()
         scope["headers"] = self.headers
         scope["method"] = self.parser.get_method().decode("ascii")
-        version = self.parser.get_http_version()
         if version != "1.1":
             scope["http_version"] = version
         before = self.cycle
@@ -161,6 +205,7 @@ class FacadeProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body, unless the request is answered already."""
+        self._beside_bytes = 0
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             return
@@ -170,6 +215,9 @@ class FacadeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note that the body is whole, and stop waiting for the rest of a refused one."""
+        if self._offers:
+            return
+        self._ended_in_packet = True
         if self._deadline is not None:
             self._cancel_deadline()
         cycle = self.cycle
@@ -191,6 +239,8 @@ class FacadeProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusing:
+            self._answer_refused(self._refusing)
         elif self._is_lingering():
             self._set_deadline(_LINGER_SECONDS)
         else:
@@ -251,7 +301,36 @@ class FacadeProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.close()
 
+    def _head_without_offer(self) -> bytes:
+        """Give the head again as if no other protocol had been offered."""
+        lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.lower().split(b",")]
+                kept = b", ".join(option for option in options if option in _KEEPING)
+                lines.append(b"connection: " + (kept or b"keep-alive"))
+            elif name not in _OFFERING:
+                lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join([*lines, b"", b""])
+
     def _refuse(self, status: int) -> None:
+        """Refuse what comes now, and all after it; what came whole before is answered first."""
+        broken = self.cycle if self.cycle is not None and self.cycle.more_body else None
+        if broken is not None and broken is self._next:
+            self._next = None
+        elif broken is not None and self.pipeline and self.pipeline[0][0] is broken:
+            self.pipeline.popleft()
+            self._refusing = status
+        if self._next is not None or self.pipeline or self._has_unanswered():
+            self._refusing = status
+        if not self._refusing:
+            self._answer_refused(status)
+
+    def _has_unanswered(self) -> bool:
+        """Tell whether the last request came whole, and has no answer yet."""
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+
+    def _answer_refused(self, status: int) -> None:
         """Answer without a request, neutrally, for there is no path to tell a dialect by."""
         body = b'{"error":"%s"}' % _TEXTS[status]
         retry_after = b"retry-after: 1\r\n" if status == 503 else b""

@@ -1,6 +1,7 @@
 """Requests as the wire may bring them: whole, slow, too large, packed, cut short."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 import zlib
@@ -203,6 +204,69 @@ async def test_no_head_is_our_fault(facade: Facade, head: bytes) -> None:
         writer.write(head)
         status = int((await asyncio.wait_for(reader.readline(), 10)).split()[1])
     assert 400 <= status < 500 or (status == 204 and head.startswith(b"OPTIONS"))
+
+
+@pytest.mark.parametrize("offer", ["h2c", "websocket"])
+async def test_another_protocol_is_not_taken_up_and_the_request_is_taken(facade: Facade, offer: str) -> None:
+    headers = ("Connection: Upgrade, HTTP2-Settings", f"Upgrade: {offer}", "HTTP2-Settings: AAMAAABkAAQ")
+    async with facade.connection() as (reader, writer):
+        for body in (PAGEVIEW, PAGEVIEW + b" " * 100_000):
+            whole = post(body, *headers)
+            writer.write(whole[:-10])
+            await writer.drain()
+            writer.write(whole[-10:] + b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert (await read_reply(reader)).status == 202
+            assert (await read_reply(reader)).status == 200
+
+
+@pytest.mark.parametrize(
+    "behind", [b"GARBAGE\0", b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"]
+)
+async def test_what_comes_before_a_fault_has_its_own_answer(facade: Facade, behind: bytes) -> None:
+    for ahead in (1, 3):
+        async with facade.connection() as (reader, writer):
+            writer.write(post(PAGEVIEW) * ahead + behind)
+            statuses = [(await read_reply(reader)).status for _ in range(ahead + 1)]
+            assert statuses == [202] * ahead + [400]
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+
+
+async def test_only_heads_count_as_heads(facade: Facade) -> None:
+    large = PAGEVIEW + b" " * 120_000
+    async with facade.connection() as (reader, writer):
+        for _ in range(5):
+            next_one = post(PAGEVIEW)
+            writer.write(post(large) + next_one[:30])
+            assert (await read_reply(reader)).status == 202
+            writer.write(next_one[30:])
+            assert (await read_reply(reader)).status == 202
+
+
+async def test_trailers_say_nothing_and_end(facade: Facade) -> None:
+    trailing = post(b"", "Transfer-Encoding: chunked", length=-1).replace(b"pub_123", b"")
+    async with facade.connection() as (reader, writer):
+        body = b"%x\r\n%s\r\n0\r\nX-API-Token: pub_123\r\n\r\n" % (len(PAGEVIEW), PAGEVIEW)
+        writer.write(trailing + body)
+        assert (await read_reply(reader)).status == 401
+    for endless in (b"x-filler: aaaaaaaa\r\n" * 100, b"a" * 2_000):
+        async with facade.connection() as (reader, writer):
+            writer.write(trailing + b"0\r\nx-more: ")
+            with contextlib.suppress(ConnectionError):
+                for _ in range(100):
+                    writer.write(endless)
+                    await writer.drain()
+            assert (await asyncio.wait_for(reader.readline(), 10)).split()[1] == b"431"
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET /healthz\r\n\r\n", b"POST /api/ingest HTTP/2.0\r\nContent-Length: 0\r\n\r\n"]
+)
+async def test_another_http_is_a_fault_of_the_client(facade: Facade, head: bytes) -> None:
+    async with facade.connection() as (reader, writer):
+        writer.write(head)
+        reply = await read_reply(reader)
+    assert reply.status == 400
+    assert reply.headers["content-type"] == "application/json"
 
 
 async def test_bounds_a_head_that_never_ends(facade: Facade) -> None:
