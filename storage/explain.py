@@ -33,7 +33,7 @@ from storage.database import Database
 from storage.dedup import message_key
 from storage.events import PostgresEvents
 from storage.ledger import QueueState, ledger_page, queue_state
-from storage.quarantine_rows import NO_SOURCE, quarantined_of
+from storage.quarantine_rows import quarantined_of
 from storage.schema import (
     dedup_keys,
     duplicates,
@@ -49,7 +49,7 @@ from storage.stories import (
     story_of_quarantined,
     story_of_refusal,
 )
-from storage.values import EPOCH, datetime_of, selected, timestamp_of, uuid_text
+from storage.values import EPOCH, NO_SOURCE, datetime_of, selected, timestamp_of, uuid_text
 from storage.waiting import waiting_stories
 
 _STORIES = 50

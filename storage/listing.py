@@ -19,9 +19,8 @@ from polylect.v1.trail_pb2 import Refusal
 from sqlalchemy import Column, ColumnElement, Select, cast, false, select, true, union_all
 
 from storage.database import Database
-from storage.quarantine_rows import NO_SOURCE
 from storage.schema import sources
-from storage.values import datetime_of, uuid_text
+from storage.values import NO_SOURCE, datetime_of, uuid_text
 
 # What a page may hold, but for a first item that is larger. gRPC's clients take no message over 4 MiB unless
 # told to.

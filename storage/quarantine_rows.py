@@ -22,10 +22,7 @@ from sqlalchemy import ColumnElement, func
 from uuid_utils.compat import uuid7
 
 from storage.schema import events, quarantine
-from storage.values import datetime_of, selected, timestamp_of, uuid_text
-
-NO_SOURCE = "00000000-0000-0000-0000-000000000000"
-"""Where things stand of which no source can be told: no source has this id, so only the admin sees them."""
+from storage.values import NO_SOURCE, datetime_of, selected, timestamp_of, uuid_text
 
 SELECTED = tuple(selected(column) for column in quarantine.columns)
 """What to select for `quarantined_of`."""

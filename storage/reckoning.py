@@ -13,8 +13,7 @@ import psycopg
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 
-from storage.quarantine_rows import NO_SOURCE
-from storage.values import uuid_text
+from storage.values import NO_SOURCE, uuid_text
 
 HOUR_SECONDS = 3_600
 # Received in 9990: a clock gone mad, and near what a date can hold.

@@ -13,10 +13,10 @@ from polylect.v1.trail_pb2 import Refusal
 from uuid_utils.compat import uuid7
 
 from storage.database import Database
-from storage.quarantine_rows import NO_SOURCE, reason_of, reason_text
+from storage.quarantine_rows import reason_of, reason_text
 from storage.reckoning import UPSERT, Line, Reckoning
 from storage.schema import refusals
-from storage.values import datetime_of, selected, timestamp_of, uuid_text
+from storage.values import NO_SOURCE, datetime_of, selected, timestamp_of, uuid_text
 
 KEPT = timedelta(days=7)
 """For how long a refusal is remembered; README and command line say so too."""

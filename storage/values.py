@@ -11,6 +11,9 @@ from sqlalchemy.dialects.postgresql import INET, JSONB, UUID
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+NO_SOURCE = "00000000-0000-0000-0000-000000000000"
+"""Where things stand of which no source can be told: no source has this id, so only the admin sees them."""
+
 
 def timestamp_of(moment: datetime) -> Timestamp:
     """Give an aware datetime as a Timestamp, exact to the microsecond."""

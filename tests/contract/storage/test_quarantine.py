@@ -35,9 +35,9 @@ from storage.database import Database
 from storage.events import PostgresEvents
 from storage.quarantine import PostgresQuarantine
 from storage.quarantine_bounds import QuarantineBounds
-from storage.quarantine_rows import NO_SOURCE, insert_quarantined
+from storage.quarantine_rows import insert_quarantined
 from storage.queue import claim, encode_batch
-from storage.values import timestamp_of
+from storage.values import NO_SOURCE, timestamp_of
 from storage.worker import Worker, WorkerOptions
 from storage.writer import Tally
 
