@@ -11,6 +11,9 @@ from sqlalchemy.dialects.postgresql import INET, JSONB, UUID
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+END_OF_TIME_SECONDS = 253_087_718_400
+"""Since the epoch, in 9990: what is received then comes of a clock gone mad, and is near what a date can hold."""
+
 NO_SOURCE = "00000000-0000-0000-0000-000000000000"
 """Where things stand of which no source can be told: no source has this id, so only the admin sees them."""
 
