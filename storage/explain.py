@@ -5,7 +5,6 @@ made here are UUIDv7 and tell the time, so that what came with them is near; oth
 latest of a source. It must not know who may ask.
 """
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -49,7 +48,15 @@ from storage.stories import (
     story_of_quarantined,
     story_of_refusal,
 )
-from storage.values import EPOCH, NO_SOURCE, datetime_of, selected, timestamp_of, uuid_text
+from storage.values import (
+    NO_SOURCE,
+    datetime_of,
+    first_uuid7,
+    moment_of_uuid7,
+    selected,
+    timestamp_of,
+    uuid_text,
+)
 from storage.waiting import waiting_stories
 
 _STORIES = 50
@@ -60,7 +67,6 @@ _SEARCHED_ROWS = 100_000
 _LEAST_SEARCHED_ROWS = 1_000
 # Ids are made when a request has been read, soon after its own id.
 _BEFORE, _AFTER = timedelta(seconds=1), timedelta(minutes=2)
-_UUID_VERSION = 7
 
 
 class _Place(NamedTuple):
@@ -170,7 +176,7 @@ class _Search:
         self._source_id = source_id
         self._asked_id = asked_id
         self._own_id = uuid_text(asked_id)
-        self.made_at = _made_at(self._own_id)
+        self.made_at = moment_of_uuid7(self._own_id) if self._own_id else None
         only = [source_id, NO_SOURCE] if with_sourceless else [source_id]
         self.visible = None if source_id is None else [one for one in only if one and uuid_text(one)]
 
@@ -190,7 +196,7 @@ class _Search:
         """Look for what came with a request whose id tells when that was."""
         if self.made_at is None:
             return []
-        begin, end = _id_at(self.made_at - _BEFORE), _id_at(self.made_at + _AFTER)
+        begin, end = first_uuid7(self.made_at - _BEFORE), first_uuid7(self.made_at + _AFTER)
         # A step into the index of every partition: cheaper than to be wrong about the day.
         return await self._named(lambda place: [place.id_column.between(begin, end)])
 
@@ -298,21 +304,6 @@ class _Search:
             AppliedLink(**{**row, "linked_at": timestamp_of(row["linked_at"])})
             for row in await self._database.rows(statement)
         ]
-
-
-def _made_at(own_id: str | None) -> datetime | None:
-    identity = uuid.UUID(own_id) if own_id else None
-    if identity is None or identity.version != _UUID_VERSION:
-        return None
-    try:
-        made_at = EPOCH + timedelta(milliseconds=identity.int >> 80)
-        return made_at if made_at.year < 9999 else None
-    except OverflowError:
-        return None
-
-
-def _id_at(moment: datetime) -> str:
-    return str(uuid.UUID(int=max(0, (moment - EPOCH) // timedelta(milliseconds=1)) << 80))
 
 
 def _moment_of(story: EventStory) -> tuple[int, int, str]:

@@ -23,10 +23,8 @@ from storage.database import Database
 from storage.listing import Listing, has_text, of_source, time_bound
 from storage.quarantine_rows import SELECTED, SIZE_BYTES, quarantined_of, reason_of, reason_text
 from storage.schema import quarantine, quarantine_drops
-from storage.values import first_uuid7, selected, timestamp_of, uuid_text
+from storage.values import ID_TOLERANCE, first_uuid7, selected, timestamp_of, uuid_text
 
-# How far receipt, by the facade's clock, may be from the moment in the id, by the core's.
-_ID_TOLERANCE = timedelta(hours=1)
 # A statement deletes so many: some 0.1 s.
 _DISCARD_ROWS = 5_000
 
@@ -166,11 +164,11 @@ def _conditions_of(filters: QuarantineFilter) -> Iterator[ColumnElement[bool]]:
     if filters.HasField("received_from"):
         first = time_bound(filters.received_from)
         yield quarantine.c.received_at >= first
-        yield quarantine.c.quarantine_id >= first_uuid7(_shifted(first, -_ID_TOLERANCE))
+        yield quarantine.c.quarantine_id >= first_uuid7(_shifted(first, -ID_TOLERANCE))
     if filters.HasField("received_until"):
         end = time_bound(filters.received_until)
         yield quarantine.c.received_at < end
-        yield quarantine.c.quarantine_id < first_uuid7(_shifted(end, _ID_TOLERANCE))
+        yield quarantine.c.quarantine_id < first_uuid7(_shifted(end, ID_TOLERANCE))
 
 
 def _shifted(moment: datetime, span: timedelta) -> datetime:
