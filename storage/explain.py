@@ -7,12 +7,12 @@ latest of a source. It must not know who may ask.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from polylect.v1 import trail_pb2
 from polylect.v1.event_pb2 import Event
-from polylect.v1.trail_pb2 import AppliedLink, EventStory, ExplainEventResponse, GetLedgerResponse
+from polylect.v1.trail_pb2 import AppliedLink, EventStory, ExplainEventResponse
 from sqlalchemy import (
     Column,
     ColumnElement,
@@ -31,7 +31,7 @@ from sqlalchemy import (
 from storage.database import Database
 from storage.dedup import message_key
 from storage.events import PostgresEvents
-from storage.ledger import QueueState, ledger_page, queue_state
+from storage.listing import ANY_SOURCE
 from storage.quarantine_rows import quarantined_of
 from storage.schema import (
     dedup_keys,
@@ -91,49 +91,24 @@ _STORY_OF: Mapping[_Place, Callable[[Mapping[str, Any]], EventStory]] = {
 }
 
 
-class PostgresTrail:
-    """What came of everything; `source_id` None means all sources. Any may raise StorageUnavailable."""
+async def explain(
+    database: Database, source_id: str | None, asked_id: str, *, with_sourceless: bool
+) -> ExplainEventResponse:
+    """Give the stories of an id, none when nothing is known of it; `source_id` None means all sources.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._events = PostgresEvents(database)
-
-    async def ledger(
-        self,
-        source_id: str | None,
-        received_from: datetime | None,
-        received_until: datetime | None,
-        page_size: int,
-        page_token: str,
-    ) -> GetLedgerResponse:
-        """Give a page of the ledger. Raises ValueError for a page token that is not one of its own."""
-        return await ledger_page(
-            self._database, source_id, (received_from, received_until), page_size, page_token
-        )
-
-    async def queue_state(self) -> QueueState:
-        """Tell what waits in the queue."""
-        return await queue_state(self._database)
-
-    async def explain(
-        self, source_id: str | None, asked_id: str, *, with_sourceless: bool
-    ) -> ExplainEventResponse:
-        """Give the stories of an id, none when nothing is known of it.
-
-        `with_sourceless`: also of what no source could be told of.
-        """
-        found = _Found()
-        if "\0" not in asked_id:
-            search = _Search(self._database, self._events, source_id, asked_id, with_sourceless)
-            # The queue first: what a worker takes off it meanwhile is in the tables when they are asked.
-            visible = search.visible
-            found.add(await waiting_stories(self._database, visible, asked_id, search.made_at))
-            for look in (search.by_own_id, search.near_its_time, search.among_latest):
-                stories = await look()
-                found.add(stories)
-                if stories:
-                    break
-        return found.response()
+    `with_sourceless`: also of what no source could be told of. Raises StorageUnavailable.
+    """
+    found = _Found()
+    if "\0" not in asked_id:
+        search = _Search(database, source_id, asked_id, with_sourceless)
+        # The queue first: what a worker takes off it meanwhile is in the tables when they are asked.
+        found.add(await waiting_stories(database, search.visible, asked_id, search.made_at))
+        for look in (search.by_own_id, search.near_its_time, search.among_latest):
+            stories = await look()
+            found.add(stories)
+            if stories:
+                break
+    return found.response()
 
 
 @dataclass
@@ -164,15 +139,10 @@ class _Search:
     """One id, looked for in one place after another."""
 
     def __init__(
-        self,
-        database: Database,
-        stored: PostgresEvents,
-        source_id: str | None,
-        asked_id: str,
-        with_sourceless: bool,
+        self, database: Database, source_id: str | None, asked_id: str, with_sourceless: bool
     ) -> None:
         self._database = database
-        self._stored = stored
+        self._stored = PostgresEvents(database)
         self._source_id = source_id
         self._asked_id = asked_id
         self._own_id = uuid_text(asked_id)
@@ -214,8 +184,7 @@ class _Search:
 
     def _sources(self) -> Subquery:
         if self.visible is None:
-            every = select(sources.c.source_id)
-            return union_all(every, select(cast(NO_SOURCE, sources.c.source_id.type))).subquery("each_source")
+            return ANY_SOURCE
         ids = [select(cast(one, sources.c.source_id.type).label("source_id")) for one in self.visible]
         return union_all(*ids).subquery("each_source")
 
