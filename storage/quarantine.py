@@ -21,7 +21,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from storage.database import Database
 from storage.listing import Listing, has_text, of_source, time_bound
-from storage.quarantine_rows import SELECTED, SIZE_BYTES, quarantined_of, reason_of, reason_text
+from storage.quarantine_rows import SELECTED, SIZE_BYTES, quarantined_of
+from storage.reasons import reason_of, reason_text
 from storage.schema import quarantine, quarantine_drops
 from storage.values import ID_TOLERANCE, first_uuid7, selected, timestamp_of, uuid_text
 

@@ -10,17 +10,13 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from polylect.v1.error_reason_pb2 import (
-    ERROR_REASON_UNSPECIFIED,
-    ERROR_REASON_UNWRITABLE,
-    ErrorReason,
-    Rejection,
-)
+from polylect.v1.error_reason_pb2 import ERROR_REASON_UNWRITABLE, Rejection
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import Circumstances, QuarantinedEvent
 from sqlalchemy import ColumnElement, func
 from uuid_utils.compat import uuid7
 
+from storage.reasons import reason_of, reason_text
 from storage.schema import events, quarantine
 from storage.values import NO_SOURCE, datetime_of, selected, timestamp_of, uuid_text
 
@@ -33,10 +29,6 @@ SIZE_BYTES: ColumnElement[int] = func.octet_length(quarantine.c.raw) + func.coal
 """How much an entry holds."""
 
 _MESSAGE_LIMIT = 2_000
-_PREFIX = "ERROR_REASON_"
-_NAMELESS = "reason_"
-_REASONS = {name.removeprefix(_PREFIX).lower(): number for name, number in ErrorReason.items()}
-_REASON_TEXTS: dict[int, str] = {number: text for text, number in _REASONS.items()}
 # What quotes a value in the messages of Postgres and Python; a value may hold quotes itself.
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
 _COPIED_COLUMN = re.compile(r"^COPY events, line \d+, column (\w+)", re.MULTILINE)
@@ -154,20 +146,6 @@ def _row_of(entry: QuarantinedEvent, now: datetime) -> tuple[Any, ...]:
         _text(entry.client_ip) or None,
         entry.circumstances.SerializeToString() if entry.HasField("circumstances") else None,
     )
-
-
-def reason_text(reason: int) -> str:
-    """Give a reason as tables have it: field_missing."""
-    # A core that is already newer may have more of them.
-    return _REASON_TEXTS.get(reason, f"{_NAMELESS}{reason}")
-
-
-def reason_of(text: str) -> ErrorReason.ValueType:
-    """Give the reason of a text in the table; of one a newer version wrote, the unspecified one."""
-    number = text.removeprefix(_NAMELESS)
-    if number != text and number.isdecimal():
-        return ErrorReason.ValueType(int(number))
-    return _REASONS.get(text, ERROR_REASON_UNSPECIFIED)
 
 
 def _time_of(entry: QuarantinedEvent) -> datetime | None:

@@ -13,7 +13,7 @@ from polylect.v1.trail_pb2 import Refusal
 from uuid_utils.compat import uuid7
 
 from storage.database import Database
-from storage.quarantine_rows import reason_of, reason_text
+from storage.reasons import reason_of, reason_text
 from storage.reckoning import UPSERT, Line, Reckoning
 from storage.schema import refusals
 from storage.values import NO_SOURCE, datetime_of, selected, timestamp_of, uuid_text
