@@ -37,13 +37,17 @@ _Item = TypeVar("_Item", Event, QuarantinedEvent, Refusal)
 
 @dataclass(frozen=True)
 class Listing(Generic[_Item]):
-    """A table read from its newest row on: its key is (source_id, id), and ids are in the order of time."""
+    """A table read from its newest row on: its key is (source_id, id), and ids are in the order of time.
+
+    Marks of tokens: e events, q quarantine, o quarantine from the oldest on, r refusals; l is the ledger's,
+    whose tokens are of another kind.
+    """
 
     id_column: Column[str]
     columns: tuple[ColumnElement[Any], ...]
     # Gives the item of a row of these columns.
     item_of: Callable[[dict[str, Any]], _Item]
-    # First byte of its page tokens, so that no other listing takes them.
+    # First byte of its page tokens, one of the above, so that no other listing takes them.
     mark: bytes
     # From the oldest on instead; then of one source only.
     oldest_first: bool = False

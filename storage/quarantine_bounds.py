@@ -17,10 +17,8 @@ import structlog
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 
 from storage.errors import driver_errors_wrapped
-from storage.partitions import LOCK_SPACE, Connect
+from storage.partitions import Connect, Lock, try_lock
 from storage.values import first_uuid7
-
-_LOCK_QUARANTINE = 4
 
 # In a pass this worker claims nothing; it ends with the source, or chunk, at hand.
 _PASS_SECONDS = 0.2
@@ -99,10 +97,7 @@ class QuarantineBounds:
         while another worker is at it.
         """
         with driver_errors_wrapped(), self.connect() as connection:
-            locked = connection.execute(
-                "SELECT pg_try_advisory_lock(%s, %s)", (LOCK_SPACE, _LOCK_QUARANTINE)
-            ).fetchone()
-            if locked != (True,):
+            if not try_lock(connection, Lock.QUARANTINE):
                 return True
             if source_ids is not None:
                 pending = deque(source_ids)

@@ -12,11 +12,8 @@ import structlog
 
 from storage.duplicates import purge_duplicates
 from storage.errors import driver_errors_wrapped
-from storage.partitions import LOCK_SPACE, Connect, Partitions
+from storage.partitions import Connect, Lock, Partitions, try_lock
 from storage.refusals import purge_refusals
-
-_LOCK_RETENTION = 2
-_LOCK_TRIM = 3
 
 # A chunk takes some 40 ms, in which this worker claims nothing.
 _PURGE_ROWS = 5_000
@@ -55,10 +52,7 @@ class Retention:
         Raises StorageUnavailable. Does nothing while another worker is at it.
         """
         with driver_errors_wrapped(), self.connect() as connection:
-            got = connection.execute(
-                "SELECT pg_try_advisory_lock(%s, %s)", (LOCK_SPACE, _LOCK_RETENTION)
-            ).fetchone()
-            if got != (True,):
+            if not try_lock(connection, Lock.RETENTION):
                 return True
             cutoff = self._dedup_cutoff(connection, now)
             keys = connection.execute(_PURGE_DEDUP_KEYS, {"cutoff": cutoff, "rows": _PURGE_ROWS}).rowcount
@@ -76,10 +70,7 @@ class Retention:
         Raises StorageUnavailable. Does nothing while another worker is at it.
         """
         with driver_errors_wrapped(), self.connect() as connection:
-            got = connection.execute(
-                "SELECT pg_try_advisory_lock(%s, %s)", (LOCK_SPACE, _LOCK_TRIM)
-            ).fetchone()
-            return got != (True,) or purge_refusals(connection, now)
+            return not try_lock(connection, Lock.TRIM) or purge_refusals(connection, now)
 
     def _dedup_cutoff(self, connection: psycopg.Connection[Any], now: datetime) -> datetime:
         # An event that waits in the queue counts as of its receipt: its window's keys must still be there.

@@ -10,7 +10,7 @@ import pytest
 from worker_factory import NOW, SOURCE, column, enqueue, make_event, select
 
 from storage.errors import StorageUnavailable
-from storage.partitions import Partitions
+from storage.partitions import Lock, Partitions, try_lock
 from storage.retention import Retention
 
 TODAY = NOW.date()
@@ -231,8 +231,7 @@ def test_yesterdays_salts_are_deleted(database_url: str, connection: psycopg.Con
 
 def test_of_all_workers_one_is_at_it(database_url: str, connection: psycopg.Connection[Any]) -> None:
     add_keys(connection, NOW - timedelta(days=30))
-    (lock,) = column(connection, "SELECT pg_try_advisory_lock(1886350457, 2)")
-    assert lock
+    assert try_lock(connection, Lock.RETENTION)
     assert make_retention(database_url, 0).apply(NOW)
     assert column(connection, "SELECT count(*) FROM dedup_keys") == [1]
     connection.execute("SELECT pg_advisory_unlock_all()")
