@@ -16,7 +16,7 @@ from polylect.v1.quarantine_pb2 import (
     QuarantineSummary,
     ReasonCount,
 )
-from sqlalchemy import ColumnElement, Text, any_, cast, delete, func, literal, select
+from sqlalchemy import ColumnElement, Text, any_, cast, delete, func, literal, literal_column, select
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from storage.database import Database
@@ -105,7 +105,7 @@ class PostgresQuarantine:
                 selected(quarantine.c.source_id),
                 quarantine.c.reason,
                 func.count().label("count"),
-                func.sum(SIZE_BYTES).label("size_bytes"),
+                func.sum(literal_column(SIZE_BYTES)).label("size_bytes"),
                 func.min(quarantine.c.received_at).label("oldest"),
                 func.max(quarantine.c.received_at).label("latest"),
             )

@@ -13,7 +13,6 @@ import psycopg
 from polylect.v1.error_reason_pb2 import ERROR_REASON_UNWRITABLE, Rejection
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import Circumstances, QuarantinedEvent
-from sqlalchemy import ColumnElement, func
 from uuid_utils.compat import uuid7
 
 from storage.reasons import reason_of, reason_text
@@ -23,10 +22,8 @@ from storage.values import NO_SOURCE, datetime_of, selected, timestamp_of, uuid_
 SELECTED = tuple(selected(column) for column in quarantine.columns)
 """What to select for `quarantined_of`."""
 
-SIZE_BYTES: ColumnElement[int] = func.octet_length(quarantine.c.raw) + func.coalesce(
-    func.octet_length(quarantine.c.circumstances), 0
-)
-"""How much an entry holds."""
+SIZE_BYTES = "octet_length(raw) + coalesce(octet_length(circumstances), 0)"
+"""How much an entry holds, in SQL; of what is yet to be written, `size_bytes_of`."""
 
 _MESSAGE_LIMIT = 2_000
 # What quotes a value in the messages of Postgres and Python; a value may hold quotes itself.
@@ -109,6 +106,11 @@ def words_of(error: Exception) -> str:
         column = _COPIED_COLUMN.search(error.diag.context or "")
     words = _QUOTED.sub(r"\1…\1", words.strip())[:_MESSAGE_LIMIT] or type(error).__name__
     return f"{column[1]}: {words}" if column and column[1] in events.columns else words
+
+
+def size_bytes_of(entry: QuarantinedEvent) -> int:
+    """Give how much an entry will hold: its SIZE_BYTES."""
+    return len(entry.raw) + entry.circumstances.ByteSize()
 
 
 def quarantined_of(row: Mapping[str, Any]) -> QuarantinedEvent:
