@@ -164,7 +164,7 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
             quarantine=PostgresQuarantine(queries),
             tail=PostgresTail(tails),
             identity=PostgresIdentity(queries),
-            ping=PostgresEvents(control).ping,
+            ping=control.ping,
         )
     finally:
         for database in (queue, control, queries, tails):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from polylect.v1.event_pb2 import Event
 from polylect.v1.query_pb2 import ListEventsRequest
-from sqlalchemy import ColumnElement, false, literal, select, true
+from sqlalchemy import ColumnElement, false, select, true
 
 from storage.database import Database
 from storage.dedup import message_key
@@ -34,10 +34,6 @@ class PostgresEvents:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    async def ping(self) -> None:
-        """Answer when the database does."""
-        await self._database.rows(select(literal(1)))
 
     async def get_event(
         self, source_id: str | None, *, event_id: str | None = None, message_id: str | None = None
