@@ -34,7 +34,10 @@ _OLDEST = Listing(quarantine.c.quarantine_id, SELECTED, quarantined_of, b"o", ol
 
 
 class PostgresQuarantine:
-    """Quarantined events; `source_id` None means all sources. Any method may raise StorageUnavailable."""
+    """Quarantined events, and how many were dropped of each source; `source_id` None means all sources.
+
+    Any method may raise StorageUnavailable.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
