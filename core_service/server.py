@@ -55,7 +55,6 @@ from core_service.tail import Tails
 from core_service.trail import Trail
 from storage.database import Database
 from storage.events import PostgresEvents
-from storage.explain import PostgresTrail
 from storage.identity_records import PostgresIdentity
 from storage.quarantine import PostgresQuarantine
 from storage.queue import PostgresQueue
@@ -63,6 +62,7 @@ from storage.refusals import PostgresRefusals
 from storage.sources import PostgresSources
 from storage.stats import PostgresStats
 from storage.tail import PostgresTail
+from storage.trail import PostgresTrail
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -164,7 +164,7 @@ async def open_stores(options: CoreOptions) -> AsyncIterator[Stores]:
             quarantine=PostgresQuarantine(queries),
             tail=PostgresTail(tails),
             identity=PostgresIdentity(queries),
-            ping=PostgresEvents(control).ping,
+            ping=control.ping,
         )
     finally:
         for database in (queue, control, queries, tails):

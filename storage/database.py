@@ -114,6 +114,11 @@ class Database:
             finally:
                 self._slots.release()
 
+    async def ping(self) -> None:
+        """Answer when the database does. Raises StorageUnavailable."""
+        async with self.connection() as connection:
+            await connection.execute("SELECT 1")
+
     async def rows(self, statement: Executable) -> list[dict[str, Any]]:
         """Run one statement, give its rows. Raises StorageUnavailable."""
         async with self.connection() as connection:

@@ -10,6 +10,8 @@ from typing import Any
 import psycopg
 from polylect.v1.event_pb2 import Event
 
+from storage.purging import purge_many, purge_old
+
 # The one that was stored is the one that has the key; a row says it again for who asks later.
 _INSERT = """
 INSERT INTO duplicates (source_id, event_id, received_at, duplicate_of, message_id, request_id, dialect,
@@ -26,19 +28,6 @@ ON CONFLICT (source_id, event_id) DO NOTHING
 
 # A source that sends everything twice must not fill the disk with it.
 _LARGEST_OF_SOURCE = 1_000_000
-_PURGE_ROWS = 5_000
-_PURGE_OLD = """
-DELETE FROM duplicates WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM duplicates WHERE received_at < %s LIMIT %s))
-"""
-_PURGE_MANY = """
-DELETE FROM duplicates WHERE ctid = ANY(ARRAY(
-    SELECT one.ctid FROM sources
-    CROSS JOIN LATERAL (SELECT event_id FROM duplicates WHERE duplicates.source_id = sources.source_id
-                        ORDER BY event_id DESC OFFSET %s LIMIT 1) AS last
-    JOIN duplicates AS one ON one.source_id = sources.source_id AND one.event_id <= last.event_id
-    LIMIT %s))
-"""
 
 
 def insert_duplicates(connection: psycopg.Connection[Any], dropped: Sequence[tuple[Event, str, str]]) -> None:
@@ -68,9 +57,10 @@ def purge_duplicates(connection: psycopg.Connection[Any], cutoff: datetime) -> b
 
     Raises the driver's errors.
     """
-    old = connection.execute(_PURGE_OLD, (cutoff, _PURGE_ROWS)).rowcount
-    many = connection.execute(_PURGE_MANY, (_LARGEST_OF_SOURCE, _PURGE_ROWS)).rowcount
-    return max(old, many) < _PURGE_ROWS
+    # Both, whatever the one says.
+    return purge_old(connection, "duplicates", cutoff) & purge_many(
+        connection, "duplicates", "event_id", _LARGEST_OF_SOURCE
+    )
 
 
 def _text(text: str) -> str | None:

@@ -3,32 +3,23 @@
 Hides how a partitioned table is asked without looking into every day.
 """
 
-import uuid
 from collections.abc import Iterator
-from datetime import timedelta
 
 from polylect.v1.event_pb2 import Event
 from polylect.v1.query_pb2 import ListEventsRequest
-from sqlalchemy import ColumnElement, false, literal, select, true
+from sqlalchemy import ColumnElement, false, select, true
 
 from storage.database import Database
 from storage.dedup import message_key
 from storage.identity import is_read_with, user_id_when_read
-from storage.listing import Listing
-from storage.listing import has_text as _is
-from storage.listing import of_source as _of_source
-from storage.listing import time_bound as _bound
+from storage.listing import Listing, has_text, of_source, time_bound
 from storage.rows import SELECTED, event_of, kind_text
 from storage.schema import dedup_keys, events
 from storage.sessions import is_read_in, session_id_when_read
-from storage.values import EPOCH, uuid_text
-
-# How far receipt, by the facade's clock, may be from the moment in the id, by the core's.
-_ID_TOLERANCE = timedelta(hours=1)
+from storage.values import ID_TOLERANCE, moment_of_uuid7, uuid_text
 
 # How many events to search for a client's id that deduplication doesn't know; takes some 0.1 s.
 _MESSAGE_ID_SEARCH = 100_000
-_UUID_VERSION = 7
 
 _WHEN_READ = {"user_id": user_id_when_read(), "session_id": session_id_when_read()}
 _SELECTED = tuple(_WHEN_READ.get(str(column.key), column) for column in SELECTED)
@@ -44,10 +35,6 @@ class PostgresEvents:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def ping(self) -> None:
-        """Answer when the database does."""
-        await self._database.rows(select(literal(1)))
-
     async def get_event(
         self, source_id: str | None, *, event_id: str | None = None, message_id: str | None = None
     ) -> Event | None:
@@ -60,7 +47,7 @@ class PostgresEvents:
         if (canonical := uuid_text(event_id)) is None:
             return None
         statement = select(*_SELECTED).where(
-            _of_source(events.c.source_id, source_id), events.c.event_id == canonical
+            of_source(events.c.source_id, source_id), events.c.event_id == canonical
         )
         # First the day its id speaks of; every partition only for an id that was made elsewhere.
         for bounds in (*_received_around(canonical), true()):
@@ -70,10 +57,12 @@ class PostgresEvents:
 
     async def _by_message_id(self, source_id: str | None, message_id: str) -> Event | None:
         remembered = select(dedup_keys).where(
-            _of_source(dedup_keys.c.source_id, source_id), dedup_keys.c.dedup_key == message_key(message_id)
+            of_source(dedup_keys.c.source_id, source_id), dedup_keys.c.dedup_key == message_key(message_id)
         )
         latest = EVENTS.select(source_id, (), _MESSAGE_ID_SEARCH, _MESSAGE_KEY).subquery("latest")
-        named = select(latest).where(_is(latest.c.message_id, message_id)).order_by(latest.c.event_id.desc())
+        named = (
+            select(latest).where(has_text(latest.c.message_id, message_id)).order_by(latest.c.event_id.desc())
+        )
         for found in (remembered, named):
             for key in await self._database.rows(found.limit(1)):
                 # Not a join: with the time given, Postgres plans for one partition, not for all.
@@ -98,14 +87,8 @@ class PostgresEvents:
 
 def _received_around(event_id: str) -> Iterator[ColumnElement[bool]]:
     """Give the bounds of receipt that a UUIDv7's time means; nothing for another kind of id."""
-    identity = uuid.UUID(event_id)
-    if identity.version != _UUID_VERSION:
-        return
-    try:
-        made_at = EPOCH + timedelta(milliseconds=identity.int >> 80)
-        yield events.c.received_at.between(made_at - _ID_TOLERANCE, made_at + _ID_TOLERANCE)
-    except OverflowError:
-        return
+    if made_at := moment_of_uuid7(event_id):
+        yield events.c.received_at.between(made_at - ID_TOLERANCE, made_at + ID_TOLERANCE)
 
 
 def _conditions_of(filters: ListEventsRequest) -> Iterator[ColumnElement[bool]]:
@@ -119,16 +102,16 @@ def _conditions_of(filters: ListEventsRequest) -> Iterator[ColumnElement[bool]]:
         (events.c.provenance_request_id, filters.request_id),
     ):
         if wanted:
-            yield _is(column, wanted)
+            yield has_text(column, wanted)
     if filters.user_id:
         # No text in Postgres holds U+0000, and asking for one is an error.
         yield false() if "\0" in filters.user_id else is_read_with(filters.user_id)
     if filters.session_id:
         yield false() if "\0" in filters.session_id else is_read_in(filters.session_id)
     if filters.HasField("received_from"):
-        yield events.c.received_at >= _bound(filters.received_from)
+        yield events.c.received_at >= time_bound(filters.received_from)
     if filters.HasField("received_until"):
-        yield events.c.received_at < _bound(filters.received_until)
+        yield events.c.received_at < time_bound(filters.received_until)
 
 
 def _has_kind(kind: int) -> ColumnElement[bool]:

@@ -5,15 +5,14 @@ made here are UUIDv7 and tell the time, so that what came with them is near; oth
 latest of a source. It must not know who may ask.
 """
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from polylect.v1 import trail_pb2
 from polylect.v1.event_pb2 import Event
-from polylect.v1.trail_pb2 import AppliedLink, EventStory, ExplainEventResponse, GetLedgerResponse
+from polylect.v1.trail_pb2 import AppliedLink, EventStory, ExplainEventResponse
 from sqlalchemy import (
     Column,
     ColumnElement,
@@ -32,8 +31,8 @@ from sqlalchemy import (
 from storage.database import Database
 from storage.dedup import message_key
 from storage.events import PostgresEvents
-from storage.ledger import QueueState, ledger_page, queue_state
-from storage.quarantine_rows import NO_SOURCE, quarantined_of
+from storage.listing import ANY_SOURCE
+from storage.quarantine_rows import quarantined_of
 from storage.schema import (
     dedup_keys,
     duplicates,
@@ -49,7 +48,15 @@ from storage.stories import (
     story_of_quarantined,
     story_of_refusal,
 )
-from storage.values import EPOCH, datetime_of, selected, timestamp_of, uuid_text
+from storage.values import (
+    NO_SOURCE,
+    datetime_of,
+    first_uuid7,
+    moment_of_uuid7,
+    selected,
+    timestamp_of,
+    uuid_text,
+)
 from storage.waiting import waiting_stories
 
 _STORIES = 50
@@ -60,7 +67,6 @@ _SEARCHED_ROWS = 100_000
 _LEAST_SEARCHED_ROWS = 1_000
 # Ids are made when a request has been read, soon after its own id.
 _BEFORE, _AFTER = timedelta(seconds=1), timedelta(minutes=2)
-_UUID_VERSION = 7
 
 
 class _Place(NamedTuple):
@@ -85,49 +91,24 @@ _STORY_OF: Mapping[_Place, Callable[[Mapping[str, Any]], EventStory]] = {
 }
 
 
-class PostgresTrail:
-    """What came of everything; `source_id` None means all sources. Any may raise StorageUnavailable."""
+async def explain(
+    database: Database, source_id: str | None, asked_id: str, *, with_sourceless: bool
+) -> ExplainEventResponse:
+    """Give the stories of an id, none when nothing is known of it; `source_id` None means all sources.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._events = PostgresEvents(database)
-
-    async def ledger(
-        self,
-        source_id: str | None,
-        received_from: datetime | None,
-        received_until: datetime | None,
-        page_size: int,
-        page_token: str,
-    ) -> GetLedgerResponse:
-        """Give a page of the ledger. Raises ValueError for a page token that is not one of its own."""
-        return await ledger_page(
-            self._database, source_id, (received_from, received_until), page_size, page_token
-        )
-
-    async def queue_state(self) -> QueueState:
-        """Tell what waits in the queue."""
-        return await queue_state(self._database)
-
-    async def explain(
-        self, source_id: str | None, asked_id: str, *, with_sourceless: bool
-    ) -> ExplainEventResponse:
-        """Give the stories of an id, none when nothing is known of it.
-
-        `with_sourceless`: also of what no source could be told of.
-        """
-        found = _Found()
-        if "\0" not in asked_id:
-            search = _Search(self._database, self._events, source_id, asked_id, with_sourceless)
-            # The queue first: what a worker takes off it meanwhile is in the tables when they are asked.
-            visible = search.visible
-            found.add(await waiting_stories(self._database, visible, asked_id, search.made_at))
-            for look in (search.by_own_id, search.near_its_time, search.among_latest):
-                stories = await look()
-                found.add(stories)
-                if stories:
-                    break
-        return found.response()
+    `with_sourceless`: also of what no source could be told of. Raises StorageUnavailable.
+    """
+    found = _Found()
+    if "\0" not in asked_id:
+        search = _Search(database, source_id, asked_id, with_sourceless)
+        # The queue first: what a worker takes off it meanwhile is in the tables when they are asked.
+        found.add(await waiting_stories(database, search.visible, asked_id, search.made_at))
+        for look in (search.by_own_id, search.near_its_time, search.among_latest):
+            stories = await look()
+            found.add(stories)
+            if stories:
+                break
+    return found.response()
 
 
 @dataclass
@@ -158,19 +139,14 @@ class _Search:
     """One id, looked for in one place after another."""
 
     def __init__(
-        self,
-        database: Database,
-        stored: PostgresEvents,
-        source_id: str | None,
-        asked_id: str,
-        with_sourceless: bool,
+        self, database: Database, source_id: str | None, asked_id: str, with_sourceless: bool
     ) -> None:
         self._database = database
-        self._stored = stored
+        self._stored = PostgresEvents(database)
         self._source_id = source_id
         self._asked_id = asked_id
         self._own_id = uuid_text(asked_id)
-        self.made_at = _made_at(self._own_id)
+        self.made_at = moment_of_uuid7(self._own_id) if self._own_id else None
         only = [source_id, NO_SOURCE] if with_sourceless else [source_id]
         self.visible = None if source_id is None else [one for one in only if one and uuid_text(one)]
 
@@ -190,7 +166,7 @@ class _Search:
         """Look for what came with a request whose id tells when that was."""
         if self.made_at is None:
             return []
-        begin, end = _id_at(self.made_at - _BEFORE), _id_at(self.made_at + _AFTER)
+        begin, end = first_uuid7(self.made_at - _BEFORE), first_uuid7(self.made_at + _AFTER)
         # A step into the index of every partition: cheaper than to be wrong about the day.
         return await self._named(lambda place: [place.id_column.between(begin, end)])
 
@@ -208,8 +184,7 @@ class _Search:
 
     def _sources(self) -> Subquery:
         if self.visible is None:
-            every = select(sources.c.source_id)
-            return union_all(every, select(cast(NO_SOURCE, sources.c.source_id.type))).subquery("each_source")
+            return ANY_SOURCE
         ids = [select(cast(one, sources.c.source_id.type).label("source_id")) for one in self.visible]
         return union_all(*ids).subquery("each_source")
 
@@ -298,21 +273,6 @@ class _Search:
             AppliedLink(**{**row, "linked_at": timestamp_of(row["linked_at"])})
             for row in await self._database.rows(statement)
         ]
-
-
-def _made_at(own_id: str | None) -> datetime | None:
-    identity = uuid.UUID(own_id) if own_id else None
-    if identity is None or identity.version != _UUID_VERSION:
-        return None
-    try:
-        made_at = EPOCH + timedelta(milliseconds=identity.int >> 80)
-        return made_at if made_at.year < 9999 else None
-    except OverflowError:
-        return None
-
-
-def _id_at(moment: datetime) -> str:
-    return str(uuid.UUID(int=max(0, (moment - EPOCH) // timedelta(milliseconds=1)) << 80))
 
 
 def _moment_of(story: EventStory) -> tuple[int, int, str]:

@@ -13,8 +13,7 @@ import msgspec
 from polylect.v1.trail_pb2 import GetLedgerResponse, LedgerEntry
 
 from storage.database import Database
-from storage.quarantine_rows import NO_SOURCE
-from storage.values import timestamp_of, uuid_text
+from storage.values import NO_SOURCE, timestamp_of, uuid_text
 
 _COUNTS = ("received", "stored", "duplicate", "quarantined", "refused", "in_queue")
 # Told apart from the tokens of other lists.

@@ -19,9 +19,8 @@ from polylect.v1.trail_pb2 import Refusal
 from sqlalchemy import Column, ColumnElement, Select, cast, false, select, true, union_all
 
 from storage.database import Database
-from storage.quarantine_rows import NO_SOURCE
 from storage.schema import sources
-from storage.values import datetime_of, uuid_text
+from storage.values import NO_SOURCE, datetime_of, uuid_text
 
 # What a page may hold, but for a first item that is larger. gRPC's clients take no message over 4 MiB unless
 # told to.
@@ -38,13 +37,17 @@ _Item = TypeVar("_Item", Event, QuarantinedEvent, Refusal)
 
 @dataclass(frozen=True)
 class Listing(Generic[_Item]):
-    """A table read from its newest row on: its key is (source_id, id), and ids are in the order of time."""
+    """A table read from its newest row on: its key is (source_id, id), and ids are in the order of time.
+
+    Marks of tokens: e events, q quarantine, o quarantine from the oldest on, r refusals; l is the ledger's,
+    whose tokens are of another kind.
+    """
 
     id_column: Column[str]
     columns: tuple[ColumnElement[Any], ...]
     # Gives the item of a row of these columns.
     item_of: Callable[[dict[str, Any]], _Item]
-    # First byte of its page tokens, so that no other listing takes them.
+    # First byte of its page tokens, one of the above, so that no other listing takes them.
     mark: bytes
     # From the oldest on instead; then of one source only.
     oldest_first: bool = False

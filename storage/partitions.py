@@ -7,6 +7,7 @@ whatever the session's time zone.
 
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
+from enum import IntEnum
 from typing import Any, LiteralString
 
 import psycopg
@@ -16,13 +17,22 @@ from psycopg import sql
 from storage.errors import driver_errors_wrapped
 
 LOCK_SPACE = 0x706F6C79
-"""First number of every advisory lock of the workers of a database; the second tells the uses apart."""
+"""First number of every advisory lock of the workers of a database; the second is a Lock."""
+
+
+class Lock(IntEnum):
+    """What the workers of a database do one at a time. Other versions run beside this one: never renumber."""
+
+    ATTACH = 1
+    RETENTION = 2
+    TRIM = 3
+    QUARANTINE = 4
+
 
 DAYS_AHEAD = 7
 DAYS_BEHIND = 1
 
 _PREFIX = "events_p"
-_LOCK_ATTACH = 1
 
 _LIST: LiteralString = """
 SELECT child.relname FROM pg_inherits
@@ -34,6 +44,15 @@ log = structlog.get_logger()
 
 Connect = Callable[[], psycopg.Connection[Any]]
 """Opens a connection in autocommit mode. Raises StorageUnavailable."""
+
+
+def try_lock(connection: psycopg.Connection[Any], lock: Lock) -> bool:
+    """Take the lock until the connection is closed; False while another worker has it.
+
+    Raises the driver's errors.
+    """
+    got = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (LOCK_SPACE, lock)).fetchone()
+    return got == (True,)
 
 
 class Partitions:
@@ -80,7 +99,7 @@ class Partitions:
 
     def _make(self, days: frozenset[date]) -> int:
         with driver_errors_wrapped(), self._connect() as connection, connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_SPACE, _LOCK_ATTACH))
+            connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_SPACE, Lock.ATTACH))
             existing = _existing(connection)
             for day in sorted(days - existing):
                 _attach(connection, day)

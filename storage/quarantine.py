@@ -16,17 +16,16 @@ from polylect.v1.quarantine_pb2 import (
     QuarantineSummary,
     ReasonCount,
 )
-from sqlalchemy import ColumnElement, Text, any_, cast, delete, func, literal, select
+from sqlalchemy import ColumnElement, Text, any_, cast, delete, func, literal, literal_column, select
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from storage.database import Database
 from storage.listing import Listing, has_text, of_source, time_bound
-from storage.quarantine_rows import SELECTED, SIZE_BYTES, quarantined_of, reason_of, reason_text
+from storage.quarantine_rows import SELECTED, SIZE_BYTES, quarantined_of
+from storage.reasons import reason_of, reason_text
 from storage.schema import quarantine, quarantine_drops
-from storage.values import first_uuid7, selected, timestamp_of, uuid_text
+from storage.values import ID_TOLERANCE, first_uuid7, selected, timestamp_of, uuid_text
 
-# How far receipt, by the facade's clock, may be from the moment in the id, by the core's.
-_ID_TOLERANCE = timedelta(hours=1)
 # A statement deletes so many: some 0.1 s.
 _DISCARD_ROWS = 5_000
 
@@ -35,7 +34,10 @@ _OLDEST = Listing(quarantine.c.quarantine_id, SELECTED, quarantined_of, b"o", ol
 
 
 class PostgresQuarantine:
-    """Quarantined events; `source_id` None means all sources. Any method may raise StorageUnavailable."""
+    """Quarantined events, and how many were dropped of each source; `source_id` None means all sources.
+
+    Any method may raise StorageUnavailable.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -106,7 +108,7 @@ class PostgresQuarantine:
                 selected(quarantine.c.source_id),
                 quarantine.c.reason,
                 func.count().label("count"),
-                func.sum(SIZE_BYTES).label("size_bytes"),
+                func.sum(literal_column(SIZE_BYTES)).label("size_bytes"),
                 func.min(quarantine.c.received_at).label("oldest"),
                 func.max(quarantine.c.received_at).label("latest"),
             )
@@ -166,11 +168,11 @@ def _conditions_of(filters: QuarantineFilter) -> Iterator[ColumnElement[bool]]:
     if filters.HasField("received_from"):
         first = time_bound(filters.received_from)
         yield quarantine.c.received_at >= first
-        yield quarantine.c.quarantine_id >= first_uuid7(_shifted(first, -_ID_TOLERANCE))
+        yield quarantine.c.quarantine_id >= first_uuid7(_shifted(first, -ID_TOLERANCE))
     if filters.HasField("received_until"):
         end = time_bound(filters.received_until)
         yield quarantine.c.received_at < end
-        yield quarantine.c.quarantine_id < first_uuid7(_shifted(end, _ID_TOLERANCE))
+        yield quarantine.c.quarantine_id < first_uuid7(_shifted(end, ID_TOLERANCE))
 
 
 def _shifted(moment: datetime, span: timedelta) -> datetime:

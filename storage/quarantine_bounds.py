@@ -17,10 +17,9 @@ import structlog
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 
 from storage.errors import driver_errors_wrapped
-from storage.partitions import LOCK_SPACE, Connect
+from storage.partitions import Connect, Lock, try_lock
+from storage.quarantine_rows import SIZE_BYTES, size_bytes_of
 from storage.values import first_uuid7
-
-_LOCK_QUARANTINE = 4
 
 # In a pass this worker claims nothing; it ends with the source, or chunk, at hand.
 _PASS_SECONDS = 0.2
@@ -35,14 +34,14 @@ WITH RECURSIVE found AS (
 ) SELECT source_id::text FROM found WHERE source_id IS NOT NULL
 """
 # The newest entry there is no room for. octet_length of a value kept elsewhere reads its header only.
-_FIRST_WITHOUT_ROOM = """
+_FIRST_WITHOUT_ROOM = f"""
 SELECT quarantine_id::text FROM (
     SELECT quarantine_id, count(*) OVER newest AS entries,
-           sum(octet_length(raw) + coalesce(octet_length(circumstances), 0)) OVER newest AS size_bytes
+           sum({SIZE_BYTES}) OVER newest AS size_bytes
     FROM quarantine WHERE source_id = %s
     WINDOW newest AS (ORDER BY quarantine_id DESC ROWS UNBOUNDED PRECEDING)
 ) AS kept WHERE entries > %s OR size_bytes > %s ORDER BY quarantine_id DESC LIMIT 1
-"""
+"""  # noqa: S608 - of literals only
 _DROP = """
 DELETE FROM quarantine WHERE source_id = %(source_id)s AND quarantine_id = ANY(ARRAY(
     SELECT quarantine_id FROM quarantine
@@ -82,7 +81,7 @@ class QuarantineBounds:
         for entry in entries:
             arrived = self._arrived.setdefault(entry.source_id, _Arrived())
             arrived.entries += 1
-            arrived.size_bytes += len(entry.raw) + entry.circumstances.ByteSize()
+            arrived.size_bytes += size_bytes_of(entry)
 
     def pressed(self) -> list[str]:
         """Give the sources that got a tenth of their room since it was looked at."""
@@ -99,10 +98,7 @@ class QuarantineBounds:
         while another worker is at it.
         """
         with driver_errors_wrapped(), self.connect() as connection:
-            locked = connection.execute(
-                "SELECT pg_try_advisory_lock(%s, %s)", (LOCK_SPACE, _LOCK_QUARANTINE)
-            ).fetchone()
-            if locked != (True,):
+            if not try_lock(connection, Lock.QUARANTINE):
                 return True
             if source_ids is not None:
                 pending = deque(source_ids)

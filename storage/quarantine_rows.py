@@ -10,36 +10,22 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from polylect.v1.error_reason_pb2 import (
-    ERROR_REASON_UNSPECIFIED,
-    ERROR_REASON_UNWRITABLE,
-    ErrorReason,
-    Rejection,
-)
+from polylect.v1.error_reason_pb2 import ERROR_REASON_UNWRITABLE, Rejection
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import Circumstances, QuarantinedEvent
-from sqlalchemy import ColumnElement, func
 from uuid_utils.compat import uuid7
 
+from storage.reasons import reason_of, reason_text
 from storage.schema import events, quarantine
-from storage.values import datetime_of, selected, timestamp_of, uuid_text
-
-NO_SOURCE = "00000000-0000-0000-0000-000000000000"
-"""Where things stand of which no source can be told: no source has this id, so only the admin sees them."""
+from storage.values import NO_SOURCE, datetime_of, selected, timestamp_of, uuid_text
 
 SELECTED = tuple(selected(column) for column in quarantine.columns)
 """What to select for `quarantined_of`."""
 
-SIZE_BYTES: ColumnElement[int] = func.octet_length(quarantine.c.raw) + func.coalesce(
-    func.octet_length(quarantine.c.circumstances), 0
-)
-"""How much an entry holds."""
+SIZE_BYTES = "octet_length(raw) + coalesce(octet_length(circumstances), 0)"
+"""How much an entry holds, in SQL; of what is yet to be written, `size_bytes_of`."""
 
 _MESSAGE_LIMIT = 2_000
-_PREFIX = "ERROR_REASON_"
-_NAMELESS = "reason_"
-_REASONS = {name.removeprefix(_PREFIX).lower(): number for name, number in ErrorReason.items()}
-_REASON_TEXTS: dict[int, str] = {number: text for text, number in _REASONS.items()}
 # What quotes a value in the messages of Postgres and Python; a value may hold quotes itself.
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
 _COPIED_COLUMN = re.compile(r"^COPY events, line \d+, column (\w+)", re.MULTILINE)
@@ -122,6 +108,11 @@ def words_of(error: Exception) -> str:
     return f"{column[1]}: {words}" if column and column[1] in events.columns else words
 
 
+def size_bytes_of(entry: QuarantinedEvent) -> int:
+    """Give how much an entry will hold: its SIZE_BYTES."""
+    return len(entry.raw) + entry.circumstances.ByteSize()
+
+
 def quarantined_of(row: Mapping[str, Any]) -> QuarantinedEvent:
     """Give the entry of a row selected by SELECTED."""
     circumstances = row["circumstances"]
@@ -157,20 +148,6 @@ def _row_of(entry: QuarantinedEvent, now: datetime) -> tuple[Any, ...]:
         _text(entry.client_ip) or None,
         entry.circumstances.SerializeToString() if entry.HasField("circumstances") else None,
     )
-
-
-def reason_text(reason: int) -> str:
-    """Give a reason as tables have it: field_missing."""
-    # A core that is already newer may have more of them.
-    return _REASON_TEXTS.get(reason, f"{_NAMELESS}{reason}")
-
-
-def reason_of(text: str) -> ErrorReason.ValueType:
-    """Give the reason of a text in the table; of one a newer version wrote, the unspecified one."""
-    number = text.removeprefix(_NAMELESS)
-    if number != text and number.isdecimal():
-        return ErrorReason.ValueType(int(number))
-    return _REASONS.get(text, ERROR_REASON_UNSPECIFIED)
 
 
 def _time_of(entry: QuarantinedEvent) -> datetime | None:

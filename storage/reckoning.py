@@ -13,12 +13,9 @@ import psycopg
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 
-from storage.quarantine_rows import NO_SOURCE
-from storage.values import uuid_text
+from storage.values import END_OF_TIME_SECONDS, NO_SOURCE, uuid_text
 
 HOUR_SECONDS = 3_600
-# Received in 9990: a clock gone mad, and near what a date can hold.
-_END_OF_TIME_SECONDS = 253_087_718_400
 _DIALECT_CHARACTERS = 64
 
 Line = tuple[str, str, int]
@@ -115,5 +112,5 @@ def decode_received(received: list[list[Any]]) -> dict[Line, int]:
 def _writable(line: Line) -> Line:
     """Give the line any row can hold: counting must not be what a claim fails of."""
     source_id, dialect, hour = line
-    seconds = hour if 0 <= hour < _END_OF_TIME_SECONDS else 0
+    seconds = hour if 0 <= hour < END_OF_TIME_SECONDS else 0
     return uuid_text(source_id) or NO_SOURCE, dialect.replace("\0", "")[:_DIALECT_CHARACTERS], seconds

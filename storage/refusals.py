@@ -13,16 +13,16 @@ from polylect.v1.trail_pb2 import Refusal
 from uuid_utils.compat import uuid7
 
 from storage.database import Database
-from storage.quarantine_rows import NO_SOURCE, reason_of, reason_text
+from storage.purging import purge_many, purge_old
+from storage.reasons import reason_of, reason_text
 from storage.reckoning import UPSERT, Line, Reckoning
 from storage.schema import refusals
-from storage.values import datetime_of, selected, timestamp_of, uuid_text
+from storage.values import NO_SOURCE, datetime_of, selected, timestamp_of, uuid_text
 
 KEPT = timedelta(days=7)
 """For how long a refusal is remembered; README and command line say so too."""
 
 _LARGEST_OF_SOURCE = 100_000
-_PURGE_ROWS = 5_000
 
 _TEXT_CHARACTERS = {"message": 1_000, "dialect": 64, "endpoint": 256, "request_id": 128, "client_ip": 64}
 _LARGEST_EVENT_COUNT = (1 << 31) - 1
@@ -37,17 +37,6 @@ WITH remembered AS (
 )
 {UPSERT}
 """  # noqa: S608 - of literals only
-_PURGE_OLD = """
-DELETE FROM refusals WHERE ctid = ANY(ARRAY(SELECT ctid FROM refusals WHERE received_at < %s LIMIT %s))
-"""
-_PURGE_MANY = """
-DELETE FROM refusals WHERE ctid = ANY(ARRAY(
-    SELECT one.ctid FROM (SELECT source_id FROM sources UNION ALL SELECT %s::uuid) AS each
-    CROSS JOIN LATERAL (SELECT refusal_id FROM refusals WHERE refusals.source_id = each.source_id
-                        ORDER BY refusal_id DESC OFFSET %s LIMIT 1) AS last
-    JOIN refusals AS one ON one.source_id = each.source_id AND one.refusal_id <= last.refusal_id
-    LIMIT %s))
-"""
 
 REFUSALS_SELECTED = tuple(selected(column) for column in refusals.columns)
 """What to select for `refusal_of`."""
@@ -77,9 +66,10 @@ def purge_refusals(connection: psycopg.Connection[Any], now: datetime) -> bool:
 
     Raises the driver's errors.
     """
-    old = connection.execute(_PURGE_OLD, (now - KEPT, _PURGE_ROWS)).rowcount
-    many = connection.execute(_PURGE_MANY, (NO_SOURCE, _LARGEST_OF_SOURCE, _PURGE_ROWS)).rowcount
-    return max(old, many) < _PURGE_ROWS
+    # Both, whatever the one says.
+    return purge_old(connection, "refusals", now - KEPT) & purge_many(
+        connection, "refusals", "refusal_id", _LARGEST_OF_SOURCE
+    )
 
 
 def refusal_of(row: Mapping[str, Any]) -> Refusal:

@@ -1,6 +1,6 @@
 """What is deleted when: partitions, sessions, dedup keys, duplicates, refusals, and yesterday's salts.
 
-Hides the order, the chunks and that of all workers one does it at a time.
+Hides the order and that of all workers one does it at a time.
 """
 
 from dataclasses import dataclass
@@ -12,25 +12,9 @@ import structlog
 
 from storage.duplicates import purge_duplicates
 from storage.errors import driver_errors_wrapped
-from storage.partitions import LOCK_SPACE, Connect, Partitions
+from storage.partitions import Connect, Lock, Partitions, try_lock
+from storage.purging import purge_old
 from storage.refusals import purge_refusals
-
-_LOCK_RETENTION = 2
-_LOCK_TRIM = 3
-
-# A chunk takes some 40 ms, in which this worker claims nothing.
-_PURGE_ROWS = 5_000
-# The condition stands twice: the outer one is checked again on a row that another worker has just renewed.
-_PURGE_DEDUP_KEYS = """
-DELETE FROM dedup_keys WHERE received_at < %(cutoff)s AND ctid = ANY(ARRAY(
-    SELECT ctid FROM dedup_keys WHERE received_at < %(cutoff)s LIMIT %(rows)s))
-"""
-
-# A session goes when the last of its events has; one that goes on is renewed meanwhile.
-_PURGE_SESSIONS = """
-DELETE FROM session_spans WHERE received_at < %(cutoff)s AND ctid = ANY(ARRAY(
-    SELECT ctid FROM session_spans WHERE received_at < %(cutoff)s LIMIT %(rows)s))
-"""
 
 # Cores whose clock is behind may still be in yesterday.
 _SALT_GRACE = timedelta(hours=1)
@@ -55,20 +39,17 @@ class Retention:
         Raises StorageUnavailable. Does nothing while another worker is at it.
         """
         with driver_errors_wrapped(), self.connect() as connection:
-            got = connection.execute(
-                "SELECT pg_try_advisory_lock(%s, %s)", (LOCK_SPACE, _LOCK_RETENTION)
-            ).fetchone()
-            if got != (True,):
+            if not try_lock(connection, Lock.RETENTION):
                 return True
             cutoff = self._dedup_cutoff(connection, now)
-            keys = connection.execute(_PURGE_DEDUP_KEYS, {"cutoff": cutoff, "rows": _PURGE_ROWS}).rowcount
+            keys_done = purge_old(connection, "dedup_keys", cutoff)
             duplicates_done = purge_duplicates(connection, cutoff)
             connection.execute("DELETE FROM daily_salts WHERE day < %s", ((now - _SALT_GRACE).date(),))
             dropped = self._drop_partitions(now)
-            sessions = self._purge_sessions(connection, now)
+            sessions_done = self._purge_sessions(connection, now)
         if dropped:
             log.info("partitions_dropped", days=[day.isoformat() for day in dropped])
-        return max(keys, sessions) < _PURGE_ROWS and duplicates_done
+        return keys_done and duplicates_done and sessions_done
 
     def trim(self, now: datetime) -> bool:
         """Delete a chunk of the refusals that are old or too many; False when more is due.
@@ -76,10 +57,7 @@ class Retention:
         Raises StorageUnavailable. Does nothing while another worker is at it.
         """
         with driver_errors_wrapped(), self.connect() as connection:
-            got = connection.execute(
-                "SELECT pg_try_advisory_lock(%s, %s)", (LOCK_SPACE, _LOCK_TRIM)
-            ).fetchone()
-            return got != (True,) or purge_refusals(connection, now)
+            return not try_lock(connection, Lock.TRIM) or purge_refusals(connection, now)
 
     def _dedup_cutoff(self, connection: psycopg.Connection[Any], now: datetime) -> datetime:
         # An event that waits in the queue counts as of its receipt: its window's keys must still be there.
@@ -88,11 +66,11 @@ class Retention:
         cutoff: datetime = min(now, oldest) - self.dedup_window - _CLOCK_GRACE
         return cutoff
 
-    def _purge_sessions(self, connection: psycopg.Connection[Any], now: datetime) -> int:
+    def _purge_sessions(self, connection: psycopg.Connection[Any], now: datetime) -> bool:
         if not self.retention_days:
-            return 0
-        cutoff = datetime.combine(self._first_day(now), time(), UTC)
-        return connection.execute(_PURGE_SESSIONS, {"cutoff": cutoff, "rows": _PURGE_ROWS}).rowcount
+            return True
+        # A session goes when the last of its events has; one that goes on is renewed meanwhile.
+        return purge_old(connection, "session_spans", datetime.combine(self._first_day(now), time(), UTC))
 
     def _drop_partitions(self, now: datetime) -> list[date]:
         return self.partitions.drop_before(self._first_day(now)) if self.retention_days else []

@@ -28,7 +28,6 @@ from sqlalchemy import (
     and_,
     case,
     cast,
-    false,
     func,
     literal,
     or_,
@@ -38,6 +37,7 @@ from sqlalchemy import (
 
 from storage.database import Database
 from storage.identity import user_id_when_read
+from storage.listing import has_text
 from storage.schema import events, identity_links
 from storage.sessions import WINDOW, windowed_session
 from storage.stats_answer import response_of
@@ -83,7 +83,7 @@ class PostgresStats:
             events.c.received_at >= occurred_from - _CLOCK_TOLERANCE,
         ]
         asked_for = [
-            _is(column, wanted)
+            has_text(column, wanted)
             for column, wanted in (
                 (events.c.provenance_site_id, site_id),
                 (events.c.geo_country, question.country),
@@ -93,11 +93,6 @@ class PostgresStats:
         ]
         rows = await self._database.rows(_statement(question, in_range, asked_for))
         return response_of(question, rows)
-
-
-def _is(column: ColumnElement[str], wanted: str) -> ColumnElement[bool]:
-    # No text in Postgres holds U+0000, and asking for one is an error.
-    return false() if "\0" in wanted else column == wanted
 
 
 def _statement(
@@ -164,7 +159,7 @@ def _type_name() -> ColumnElement[str]:
 
 def _is_conversion(name: str) -> ColumnElement[bool]:
     is_named = or_(events.c.kind == "track", events.c.kind == "revenue")
-    named = and_(is_named, _is(_type_name(), name))
+    named = and_(is_named, has_text(_type_name(), name))
     return or_(named, events.c.kind == "page") if name == _PAGE_VIEW else named
 
 

@@ -9,7 +9,7 @@ from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.trail_pb2 import EventStory, Verdict
 
-from storage.quarantine_rows import reason_of
+from storage.reasons import reason_of
 from storage.values import timestamp_of
 
 

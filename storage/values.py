@@ -11,6 +11,17 @@ from sqlalchemy.dialects.postgresql import INET, JSONB, UUID
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+ID_TOLERANCE = timedelta(hours=1)
+"""How far receipt, by the facade's clock, may be from the moment in the id, by the core's."""
+
+END_OF_TIME_SECONDS = 253_087_718_400
+"""In 9990, since the epoch: received then is what a clock gone mad says, and near what a date can hold."""
+
+NO_SOURCE = "00000000-0000-0000-0000-000000000000"
+"""Where things stand of which no source can be told: no source has this id, so only the admin sees them."""
+
+_UUID_VERSION = 7
+
 
 def timestamp_of(moment: datetime) -> Timestamp:
     """Give an aware datetime as a Timestamp, exact to the microsecond."""
@@ -48,6 +59,19 @@ def first_uuid7(moment: datetime) -> str:
     """Give what no UUIDv7 made at that moment or later is below. Before 1970 it is the first of all."""
     milliseconds = max(0, (moment - EPOCH) // timedelta(milliseconds=1))
     return str(uuid.UUID(int=min(milliseconds, (1 << 48) - 1) << 80))
+
+
+def moment_of_uuid7(text: str) -> datetime | None:
+    """Give when a UUIDv7 was made, or the moment of a `first_uuid7`, to the millisecond.
+
+    None for what is another kind of id, or speaks of the end of time: an hour more or less is still a date.
+    """
+    identity = uuid.UUID(text)
+    milliseconds, rest = divmod(identity.int, 1 << 80)
+    is_timed = identity.version == _UUID_VERSION or not rest
+    if not is_timed or milliseconds >= END_OF_TIME_SECONDS * 1000:
+        return None
+    return EPOCH + timedelta(milliseconds=milliseconds)
 
 
 def array_literals(rows: Sequence[tuple[str, ...]]) -> list[str]:

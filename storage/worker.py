@@ -1,8 +1,9 @@
 """The worker: takes batches from the queue and settles them, for ever.
 
-Hides when to wait, and what to do when the database is away. A claim is one transaction: its events, links,
-keys and quarantine entries appear and its queue rows vanish together, or nothing happened. Any number of
-workers may run.
+Hides when to wait, when to see to what is due (partitions, retention, the quarantine's bounds), and what to
+do when the database is away. A claim is one transaction: all that follows from its items, the counts of the
+ledger among it, appears and its queue rows vanish together, or nothing happened. Any number of workers may
+run.
 """
 
 import gc

@@ -25,7 +25,7 @@ from storage.quarantine_rows import insert_quarantined, remove_quarantined, unwr
 from storage.reckoning import Line, Reckoning, hour_of
 from storage.rows import COLUMNS, COPY, Row, row_of, write_rows
 from storage.sessions import extend_sessions
-from storage.values import array_literals
+from storage.values import END_OF_TIME_SECONDS, array_literals
 
 Clock = Callable[[], datetime]
 Connection = psycopg.Connection[Any]
@@ -58,8 +58,6 @@ _HEX_DIGITS_TO_H = bytes.maketrans(b"0123456789abcdefh", b"h" * 16 + b"?")
 _EPOCH_DAY = date(1970, 1, 1)
 _MICROS_PER_SECOND = 1_000_000
 _MICROS_PER_DAY = 86_400 * _MICROS_PER_SECOND
-# Received in 9990: a clock gone mad, and near what a date can hold.
-_END_OF_TIME_SECONDS = 253_087_718_400
 
 log = structlog.get_logger()
 
@@ -210,7 +208,7 @@ class Writer:
         if (event_id + source_id).encode().translate(_HEX_DIGITS_TO_H) != _TWO_UUIDS:
             raise ValueError("event_id or source_id is no uuid in canonical form")
         seconds = received_at.seconds
-        if not 0 <= seconds < _END_OF_TIME_SECONDS:
+        if not 0 <= seconds < END_OF_TIME_SECONDS:
             raise ValueError(f"received_at is out of range: {seconds} s")
         self._enricher.enrich(event)
         key = dedup_key(event) if self._dedup_window else None

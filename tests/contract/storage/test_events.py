@@ -51,13 +51,18 @@ BAD_TOKENS = [
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[PostgresEvents]:
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    yield database
+    await database.aclose()
+
+
+@pytest.fixture
+def store(database: Database, database_url: str) -> PostgresEvents:
     with psycopg.connect(database_url) as connection:
         for source_id, name in ((SHOP, "shop"), (BLOG, "blog")):
             connection.execute("INSERT INTO sources (source_id, name) VALUES (%s, %s)", (source_id, name))
-    database = Database(database_url)
-    yield PostgresEvents(database)
-    await database.aclose()
+    return PostgresEvents(database)
 
 
 def uuid7_at(moment: datetime, number: int = 0) -> str:
@@ -213,11 +218,13 @@ async def test_a_listing_never_holds_much_more_than_its_page(database_url: str) 
     assert kilobytes < 24 * 1024
 
 
-async def test_a_page_cut_short_gives_its_connection_back(store: PostgresEvents, database_url: str) -> None:
+async def test_a_page_cut_short_gives_its_connection_back(
+    store: PostgresEvents, database: Database, database_url: str
+) -> None:
     store_events(database_url, [of_size(number, 1.5) for number in range(20)])
     with psycopg.connect(database_url, autocommit=True) as connection:
         sessions = "SELECT array_agg(pid) FROM pg_stat_activity WHERE application_name = 'polylect'"
-        await store.ping()
+        await database.ping()
         (before,) = connection.execute(sessions).fetchall()
         for _ in range(5):
             assert len((await store.list_events(SHOP, ListEventsRequest(), 1000))[0]) == 1
@@ -363,10 +370,10 @@ async def test_before_the_first_partition_there_is_simply_nothing(store: Postgre
     assert await store.get_event(None, event_id=NEVER_STORED) is None
 
 
-async def test_ping_answers_when_the_database_does(store: PostgresEvents) -> None:
-    await store.ping()
+async def test_ping_answers_when_the_database_does(database: Database) -> None:
+    await database.ping()
     with pytest.raises(StorageUnavailable):
-        await PostgresEvents(Database("postgresql://nobody@127.0.0.1:1/nothing")).ping()
+        await Database("postgresql://nobody@127.0.0.1:1/nothing").ping()
 
 
 def link(url: str, visitor: str, user: str, *, age: timedelta, source_id: str = SHOP) -> None:

@@ -18,12 +18,11 @@ from polylect.v1.trail_pb2 import GetLedgerResponse, Refusal
 from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, enqueue, make_event, make_refused, select
 
 from storage.database import Database
-from storage.explain import PostgresTrail
-from storage.quarantine_rows import NO_SOURCE
 from storage.queue import PostgresQueue
 from storage.reckoning import Line, hour_of
 from storage.refusals import PostgresRefusals, purge_refusals
-from storage.values import timestamp_of
+from storage.trail import PostgresTrail
+from storage.values import NO_SOURCE, timestamp_of
 from storage.worker import Worker, WorkerOptions
 
 HOUR = hour_of(int(NOW.timestamp()))

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 from worker_factory import NOW, SOURCE, column, enqueue, make_event, select
 
 from storage.errors import StorageUnavailable
-from storage.partitions import Partitions
+from storage.partitions import Lock, Partitions, try_lock
+from storage.purging import purge_many
 from storage.retention import Retention
 
 TODAY = NOW.date()
@@ -231,10 +233,25 @@ def test_yesterdays_salts_are_deleted(database_url: str, connection: psycopg.Con
 
 def test_of_all_workers_one_is_at_it(database_url: str, connection: psycopg.Connection[Any]) -> None:
     add_keys(connection, NOW - timedelta(days=30))
-    (lock,) = column(connection, "SELECT pg_try_advisory_lock(1886350457, 2)")
-    assert lock
+    assert try_lock(connection, Lock.RETENTION)
     assert make_retention(database_url, 0).apply(NOW)
     assert column(connection, "SELECT count(*) FROM dedup_keys") == [1]
     connection.execute("SELECT pg_advisory_unlock_all()")
     make_retention(database_url, 0).apply(NOW)
     assert column(connection, "SELECT count(*) FROM dedup_keys") == [0]
+
+
+def test_of_too_many_of_a_source_the_newest_stay(connection: psycopg.Connection[Any]) -> None:
+    many, few = str(UUID(int=1)), str(UUID(int=2))
+    for source_id in (many, few):
+        connection.execute("INSERT INTO sources (source_id, name) VALUES (%s, %s)", (source_id, source_id))
+    connection.execute(
+        "INSERT INTO duplicates (source_id, event_id, received_at, duplicate_of)"
+        " SELECT source, uuidv7(number * interval '1 s'), %s, uuidv7()"
+        " FROM (VALUES (%s::uuid, 5), (%s, 2)) AS asked (source, rows), generate_series(1, rows) AS number",
+        (NOW, many, few),
+    )
+    newest_first = "SELECT event_id::text FROM duplicates ORDER BY source_id, event_id DESC"
+    before = column(connection, newest_first)
+    assert purge_many(connection, "duplicates", "event_id", 3)
+    assert column(connection, newest_first) == [*before[:3], *before[5:]]

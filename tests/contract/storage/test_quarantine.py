@@ -33,11 +33,12 @@ from worker_factory import Clock, column, enqueue_payload, make_event, stored_id
 
 from storage.database import Database
 from storage.events import PostgresEvents
+from storage.partitions import LOCK_SPACE, Lock
 from storage.quarantine import PostgresQuarantine
 from storage.quarantine_bounds import QuarantineBounds
-from storage.quarantine_rows import NO_SOURCE, insert_quarantined
+from storage.quarantine_rows import insert_quarantined
 from storage.queue import claim, encode_batch
-from storage.values import timestamp_of
+from storage.values import NO_SOURCE, timestamp_of
 from storage.worker import Worker, WorkerOptions
 from storage.writer import Tally
 
@@ -439,7 +440,7 @@ def test_one_worker_at_a_time_drops(
     store_refused(database_url, [make_refused(0), make_refused(1)])
     bounds = bounded(max_entries=1)
     with psycopg.connect(database_url) as other:
-        other.execute("SELECT pg_advisory_xact_lock(%s, %s)", (0x706F6C79, 4))
+        other.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_SPACE, Lock.QUARANTINE))
         assert bounds.apply(NOW)
         assert len(left(connection)) == 2
     assert bounds.apply(NOW)

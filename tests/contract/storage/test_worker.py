@@ -28,8 +28,8 @@ from worker_factory import (
 )
 
 from storage.errors import StorageUnavailable
-from storage.quarantine_rows import NO_SOURCE
 from storage.queue import encode_batch
+from storage.values import NO_SOURCE
 from storage.worker import Worker, WorkerOptions
 from storage.writer import Tally
 

@@ -35,9 +35,8 @@ from worker_factory import (
 
 from storage.enrich import Enricher
 from storage.partitions import Partitions
-from storage.quarantine_rows import NO_SOURCE
 from storage.rows import SELECTED, event_of
-from storage.values import timestamp_of
+from storage.values import NO_SOURCE, timestamp_of
 from storage.writer import Tally, Writer
 
 WINDOW = timedelta(days=7)
