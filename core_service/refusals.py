@@ -103,8 +103,6 @@ class Refusals:
             self._count(NO_SOURCE, count.dialect, count.received_at, count.events)
         for sample in report.samples:
             sample.source_id = NO_SOURCE
-            if not 0 <= sample.received_at.seconds < _LAST_SECOND:
-                sample.received_at.CopyFrom(self._now())
             self._sample(sample)
 
     async def follow(self) -> None:
@@ -118,7 +116,7 @@ class Refusals:
         counts, self._counts = self._counts, Counter()
         samples, self._samples = self._samples, []
         self._sampled.clear()
-        if not counts:
+        if not counts and not samples:
             return
         try:
             await self._store.add_refused(counts, samples)
@@ -153,6 +151,8 @@ class Refusals:
             return
         self._sampled[source_id] += 1
         refusal.refusal_id = refusal.refusal_id or str(uuid7())
+        if not 0 <= refusal.received_at.seconds < _LAST_SECOND:
+            refusal.received_at.CopyFrom(self._now())
         self._samples.append(refusal)
 
     def _now(self) -> Timestamp:

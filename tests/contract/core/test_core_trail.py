@@ -304,6 +304,20 @@ async def test_what_a_facade_reports(core: Caller, key: str) -> None:
         assert (await failure(call)).reason == "ARGUMENT_INVALID"
 
 
+async def test_a_refused_request_of_no_date_is_told_and_holds_up_no_other(core: Caller, key: str) -> None:
+    for seconds in (2**60, -(2**60)):
+        await core.send(a_request("nobody", request_id=f"at-{seconds}", received_at={"seconds": seconds}))
+    for seconds in (2**60, -(2**60)):
+        story = await the_story(core, f"at-{seconds}")
+        assert story.received_at.ToDatetime() == NOW.replace(tzinfo=None)
+
+
+async def test_a_sample_is_remembered_without_a_count(core: Caller) -> None:
+    refusal = Refusal(request_id="alone", dialect="apex", event_count=1)
+    await core.ingest.ReportRefusals(ReportRefusalsRequest(samples=[refusal]), metadata=FACADE)
+    assert (await the_story(core, "alone")).dialect == "apex"
+
+
 async def test_of_a_flood_some_are_remembered_and_all_are_counted(
     core: Caller, key: str, database_url: str
 ) -> None:
