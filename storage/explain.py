@@ -132,14 +132,15 @@ class PostgresTrail:
 
 @dataclass
 class _Found:
-    """Stories, of one thing the latest."""
+    """Stories, of one event or entry the latest."""
 
-    _stories: dict[tuple[str, str], EventStory] = field(default_factory=dict)
+    _stories: dict[tuple[str, str, str], EventStory] = field(default_factory=dict)
 
     def add(self, stories: Iterable[EventStory]) -> None:
         for number, story in enumerate(stories):
-            own_id = story.event_id or story.quarantine_id or f"{story.request_id} {number}"
-            self._stories[story.source_id, own_id] = story
+            # A replayed event has its entry's id, and both are told until it is stored.
+            other_id = "" if story.event_id else story.quarantine_id or f"{story.request_id} {number}"
+            self._stories[story.source_id, story.event_id, other_id] = story
 
     def response(self) -> ExplainEventResponse:
         response = ExplainEventResponse()

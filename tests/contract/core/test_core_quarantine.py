@@ -30,6 +30,7 @@ from polylect.v1.quarantine_pb2 import (
 )
 from polylect.v1.query_pb2 import GetEventRequest, ListEventsRequest
 from polylect.v1.queue_pb2 import EventBatch
+from polylect.v1.trail_pb2 import ExplainEventRequest, Verdict
 
 from core_service.server import Stores, open_stores
 from rest_facade.decode import Arrival, Decoder
@@ -522,6 +523,24 @@ async def test_replays_in_parts(core: Caller, clock: Clock, settle: Settle) -> N
         assert counts == [3, 3, 1]
     assert [event.event_id for event in await stored(core)] == ids[::-1]
     assert await listed(core) == []
+
+
+async def test_what_is_replayed_is_told_to_be_in_the_queue(
+    core: Caller, clock: Clock, settle: Settle
+) -> None:
+    (entry_id,) = await several(core, clock, settle, 1)
+    reader = bearer((await core.make_key("shop", SECRET)).secret)
+
+    async def told(metadata: Any, source: str = "") -> set[str]:
+        request = ExplainEventRequest(id=entry_id, source=source)
+        answer = await core.query.ExplainEvent(request, metadata=metadata)
+        return {Verdict.Name(story.verdict).removeprefix("VERDICT_") for story in answer.stories}
+
+    await replay(core)
+    for metadata, source in ((ADMIN, ""), (ADMIN, "shop"), (reader, "")):
+        assert await told(metadata, source) == {"QUARANTINED", "IN_QUEUE"}
+    await settle()
+    assert await told(ADMIN, "shop") == {"STORED"}
 
 
 async def test_chosen_ones_are_replayed(core: Caller, clock: Clock, settle: Settle) -> None:
