@@ -6,7 +6,7 @@ permission is told before a wrong shape.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import TypeAlias
 
@@ -30,6 +30,7 @@ from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyEntry, KeyRing
 from core_service.limits import QuotaCounters, QuotaState
 from core_service.meaning import shape_objection, time_objection
+from core_service.moments import timestamp_of
 from core_service.wire import field, tag_of
 
 _REVENUE = event_pb2.EVENT_KIND_REVENUE
@@ -233,13 +234,6 @@ def received_at_of(request: ClientRequest, clock: Callable[[], datetime]) -> Tim
     if request.HasField("received_at"):
         return request.received_at
     return timestamp_of(clock())
-
-
-def timestamp_of(moment: datetime) -> Timestamp:
-    """Give an aware datetime as a Timestamp."""
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment.astimezone(UTC))
-    return timestamp
 
 
 def write_rejection(target: Rejection, objection: Objection) -> None:

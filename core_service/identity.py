@@ -19,9 +19,9 @@ from polylect.v1.identity_pb2 import (
 from polylect.v1.identity_pb2_grpc import IdentityServiceServicer
 from uuid_utils import uuid7
 
-from core_service.admission import timestamp_of
 from core_service.callers import Callers, Context, require_scope
 from core_service.errors import CoreError
+from core_service.moments import timestamp_of
 from core_service.ports import IdentityStore
 from core_service.query import Readers
 

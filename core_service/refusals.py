@@ -19,8 +19,8 @@ from polylect.v1.ingest_pb2 import ClientRequest
 from polylect.v1.trail_pb2 import Refusal, ReportRefusalsRequest
 from uuid_utils import uuid7
 
-from core_service.admission import timestamp_of
 from core_service.errors import CoreError
+from core_service.moments import hour_of, timestamp_of
 from core_service.ports import LedgerLine, RefusalStore
 
 NO_SOURCE = "00000000-0000-0000-0000-000000000000"
@@ -29,7 +29,6 @@ NO_SOURCE = "00000000-0000-0000-0000-000000000000"
 MAX_REPORTED = 1_000
 """Counts, and samples, of one report."""
 
-HOUR_SECONDS = 3_600
 _PERIOD_SECONDS = 1.0
 # Remembered of a period: of all, and of one source, so that one that floods leaves the others room.
 _SAMPLES = 1_000
@@ -140,7 +139,7 @@ class Refusals:
             self._sample(sample)
 
     def _count(self, source_id: str, dialect: str, received_at: Timestamp, events: int) -> None:
-        line = (source_id, dialect, received_at.seconds - received_at.seconds % HOUR_SECONDS)
+        line = (source_id, dialect, hour_of(received_at))
         if len(self._counts) >= _MAX_LINES and line not in self._counts:
             line = (NO_SOURCE, "", line[2])
         self._counts[line] += events

@@ -1,8 +1,5 @@
 """GetLedger and ExplainEvent: what came of everything. Hides whose ledger and stories a caller may see."""
 
-from datetime import UTC, datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.trail_pb2 import (
     ExplainEventRequest,
@@ -13,6 +10,7 @@ from polylect.v1.trail_pb2 import (
 
 from core_service.callers import Callers, Context, require_scope
 from core_service.errors import CoreError
+from core_service.moments import moment_of
 from core_service.ports import TrailStore
 from core_service.query import Readers, page_size_of
 
@@ -33,8 +31,8 @@ class Trail:
         key = self._callers.require_admin_or_key(context)
         require_scope(key, "events:read")
         source_id = await self._readers.source_id(key, request.source)
-        received_from = _moment(request.received_from) if request.HasField("received_from") else None
-        received_until = _moment(request.received_until) if request.HasField("received_until") else None
+        received_from = moment_of(request.received_from) if request.HasField("received_from") else None
+        received_until = moment_of(request.received_until) if request.HasField("received_until") else None
         async with self._readers.turn(key):
             try:
                 return await self._store.ledger(
@@ -60,12 +58,3 @@ class Trail:
         source_id = await self._readers.source_id(key, request.source)
         async with self._readers.turn(key):
             return await self._store.explain(source_id, request.id, with_sourceless=key is None)
-
-
-def _moment(timestamp: Timestamp) -> datetime:
-    try:
-        return timestamp.ToDatetime(UTC)
-    except (ValueError, OverflowError):
-        # What has no date in Python is cut to what has, with a day to spare.
-        years = (9999, 12, 30) if timestamp.seconds > 0 else (1, 1, 2)
-        return datetime(*years, tzinfo=UTC)
