@@ -20,7 +20,7 @@ from polylect.v1.identity_pb2_grpc import IdentityServiceServicer
 from uuid_utils import uuid7
 
 from core_service.callers import Callers, Context, require_scope
-from core_service.errors import CoreError
+from core_service.errors import CoreError, missing
 from core_service.moments import timestamp_of
 from core_service.ports import IdentityStore
 from core_service.query import Readers
@@ -50,7 +50,7 @@ class IdentityServicer(IdentityServiceServicer):
         require_scope(key, "events:read")
         source_id = await self._readers.source_id(key, request.source)
         if source_id is None:
-            raise _missing("source")
+            raise missing("source")
         page_size = min(request.page_size or _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE)
         async with self._readers.turn(key):
             try:
@@ -65,7 +65,7 @@ class IdentityServicer(IdentityServiceServicer):
             except ValueError as error:
                 message = "The page token is not one of this list's"
                 raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="page_token") from error
-        raise _missing("user_id")
+        raise missing("user_id")
 
     async def UnlinkIdentity(  # noqa: N802 - the proto's name
         self, request: UnlinkIdentityRequest, context: Context
@@ -74,7 +74,7 @@ class IdentityServicer(IdentityServiceServicer):
         self._callers.require_admin(context)
         for field in ("source", "anonymous_id", "user_id"):
             if not getattr(request, field):
-                raise _missing(field)
+                raise missing(field)
         if len(request.reason) > _REASON_LENGTH or "\0" in request.reason:
             message = f"A reason has at most {_REASON_LENGTH} characters, and no U+0000"
             raise CoreError(reasons.ERROR_REASON_ARGUMENT_INVALID, message, field="reason")
@@ -99,7 +99,3 @@ class IdentityServicer(IdentityServiceServicer):
                 links=made.voided_links,
             )
         return made
-
-
-def _missing(field: str) -> CoreError:
-    return CoreError(reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {field}", field=field)

@@ -35,7 +35,7 @@ from core_service.errors import CoreError, Objection, StorageUnavailable
 from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyEntry
 from core_service.moments import hour_of, timestamp_of
-from core_service.ports import LedgerLine
+from core_service.ports import GRPC, LedgerLine
 from core_service.refusals import Refusals
 
 MAX_EVENTS = 1_000
@@ -237,7 +237,7 @@ class IngestServicer(IngestServiceServicer):
             raise CoreError(reasons.ERROR_REASON_BATCH_TOO_LARGE, message, field="events")
         now = self._clock()
         self._admission.enter_direct(key, now.timestamp())
-        common = ClientRequest(dialect="grpc", endpoint=endpoint, request_id=request_id_of(context))
+        common = ClientRequest(dialect=GRPC, endpoint=endpoint, request_id=request_id_of(context))
         receipt = Receipt(key, timestamp_of(now), common, results)
         consignment = Consignment()
         self._admission.judge_direct(events, receipt)

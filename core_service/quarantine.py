@@ -26,7 +26,7 @@ from polylect.v1.quarantine_pb2 import (
 from polylect.v1.quarantine_pb2_grpc import QuarantineServiceServicer
 
 from core_service.callers import Callers, Context, require_scope
-from core_service.errors import CoreError
+from core_service.errors import CoreError, missing
 from core_service.keys import KeyEntry
 from core_service.ports import QuarantineStore
 from core_service.query import Readers, bad_page_token, page_size_of
@@ -141,8 +141,7 @@ class QuarantineServicer(QuarantineServiceServicer):
             return _NO_SOURCE
         source_id = await self._readers.source_id(None, source)
         if source_id is None:
-            message = "Missing required field: source"
-            raise CoreError(reasons.ERROR_REASON_FIELD_MISSING, message, field="source")
+            raise missing("source")
         return source_id
 
 

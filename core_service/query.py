@@ -31,11 +31,11 @@ from polylect.v1.trail_pb2 import (
 )
 
 from core_service.callers import Callers, Context, require_scope
-from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError
+from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, missing
 from core_service.keys import KeyEntry
 from core_service.limits import QuotaCounters, QuotaState
 from core_service.ports import EventStore, SourceStore, StatsStore
-from core_service.stats import checked_question, missing
+from core_service.stats import checked_question
 from core_service.tail import Tails
 
 if TYPE_CHECKING:

@@ -21,10 +21,7 @@ from uuid_utils import uuid7
 
 from core_service.errors import CoreError
 from core_service.moments import hour_of, timestamp_of
-from core_service.ports import LedgerLine, RefusalStore
-
-NO_SOURCE = "00000000-0000-0000-0000-000000000000"
-"""Where things stand of which no source can be told; storage has the same word for it."""
+from core_service.ports import GRPC, NO_SOURCE, LedgerLine, RefusalStore
 
 MAX_REPORTED = 1_000
 """Counts, and samples, of one report."""
@@ -83,7 +80,7 @@ class Refusals:
             source_id=call.source_id or NO_SOURCE,
             rejection=Rejection(reason=error.reason, message=error.message),
             received_at=self._now(),
-            dialect="grpc",
+            dialect=GRPC,
             endpoint=call.endpoint,
             request_id=call.request_id,
             client_ip=call.client_ip,

@@ -241,7 +241,13 @@ class _Core:
         add_IngestServiceServicer_to_server(ingest, self.server)
         self._add_readers(stores, callers, readers, quotas, clock)
         replayer = Replayer(
-            admission, self.keys, self.fingerprints, stores, clock=clock, load_translator=load_translator
+            admission,
+            self.keys,
+            self.fingerprints,
+            entries=stores.quarantine,
+            queue=stores.queue,
+            clock=clock,
+            load_translator=load_translator,
         )
         quarantine = QuarantineServicer(callers, readers, stores.quarantine, replayer)
         add_QuarantineServiceServicer_to_server(quarantine, self.server)

@@ -15,7 +15,7 @@ from polylect.v1.query_pb2 import (
     StatsMetric,
 )
 
-from core_service.errors import CoreError
+from core_service.errors import CoreError, missing
 from core_service.moments import EPOCH, moment_of
 
 _DEFAULT_CONVERSION_EVENT = "purchase"
@@ -53,11 +53,6 @@ def _range_of(request: GetStatsRequest) -> tuple[datetime, datetime]:
     if occurred_until <= occurred_from:
         raise _invalid("occurred_until", "The range ends before it begins")
     return occurred_from, occurred_until
-
-
-def missing(field: str) -> CoreError:
-    """Give the refusal of a request that lacks a field."""
-    return CoreError(reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {field}", field=field)
 
 
 def _invalid(field: str, message: str) -> CoreError:

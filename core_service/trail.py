@@ -9,7 +9,7 @@ from polylect.v1.trail_pb2 import (
 )
 
 from core_service.callers import Callers, Context, require_scope
-from core_service.errors import CoreError
+from core_service.errors import CoreError, missing
 from core_service.moments import moment_of
 from core_service.ports import TrailStore
 from core_service.query import Readers, page_size_of
@@ -51,7 +51,7 @@ class Trail:
         key = self._callers.require_admin_or_key(context)
         require_scope(key, "events:read")
         if not request.id:
-            raise CoreError(reasons.ERROR_REASON_FIELD_MISSING, "Missing required field: id", field="id")
+            raise missing("id")
         if len(request.id) > _ID_CHARACTERS:
             message = f"An id has at most {_ID_CHARACTERS} characters"
             raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="id")

@@ -38,7 +38,8 @@ from polylect.v1.trail_pb2 import (
 )
 from uuid_utils.compat import uuid7
 
-from core_service.refusals import MAX_REPORTED, NO_SOURCE
+from core_service.ports import NO_SOURCE
+from core_service.refusals import MAX_REPORTED
 from core_service.server import CoreOptions, open_stores, start_core
 
 SECRET, SERVICE = ingest_pb2.KEY_KIND_PULSORA_SECRET, ingest_pb2.KEY_KIND_SERVICE
