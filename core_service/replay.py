@@ -26,6 +26,7 @@ from core_service.errors import CoreError
 from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyRing
 from core_service.ports import GRPC, LoadTranslator, QuarantineStore, Queue, Translator
+from core_service.readers import refusing_page_token
 
 _PAGE_ENTRIES = 250
 # After it a call answers with what it has, and where to go on.
@@ -94,15 +95,16 @@ class Replayer:
     ) -> ReplayOutcome:
         """Judge at most `limit` entries, oldest first, and make durable what is accepted, unless `dry_run`.
 
-        Raises ValueError for a bad page token, ConnectionError: what was accepted before may be durable.
+        Raises CoreError for a bad page token, ConnectionError: what was accepted before may be durable.
         """
         outcome = ReplayOutcome(next_page_token=page_token)
         async with self._turn:
             ends_at = monotonic() + _CALL_SECONDS
             while limit > 0:
-                page, outcome.next_page_token = await self._entries.oldest_entries(
-                    source_id, filters, quarantine_ids, min(limit, _PAGE_ENTRIES), outcome.next_page_token
-                )
+                with refusing_page_token(outcome.next_page_token):
+                    page, outcome.next_page_token = await self._entries.oldest_entries(
+                        source_id, filters, quarantine_ids, min(limit, _PAGE_ENTRIES), outcome.next_page_token
+                    )
                 limit -= len(page)
                 accepted = await self._judge(page, outcome)
                 if accepted and not dry_run:
