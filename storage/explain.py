@@ -172,7 +172,7 @@ class _Search:
         self._asked_id = asked_id
         self._own_id = uuid_text(asked_id)
         self.made_at = _made_at(self._own_id)
-        only = [source_id, NO_SOURCE] if with_sourceless else [source_id]
+        only = {source_id, NO_SOURCE} if with_sourceless else {source_id}
         self.visible = None if source_id is None else [one for one in only if one and uuid_text(one)]
 
     async def by_own_id(self) -> list[EventStory]:

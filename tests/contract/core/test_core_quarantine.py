@@ -624,6 +624,22 @@ async def test_a_queue_that_fails_has_stored_nothing(
     assert [event.event_id for event in await stored(core)] == ids[::-1]
 
 
+async def test_a_fault_in_a_replay_is_no_bad_page_token(
+    options: Any, start: Any, clock: Clock, settle: Settle
+) -> None:
+    class Broken:
+        async def append(self, batch: bytes, item_count: int, received: Any = None) -> None:
+            raise ValueError("a fault")
+
+    core = await start()
+    await several(core, clock, settle, 2)
+    token = (await replay(core, limit=1, dry_run=True)).next_page_token
+    async with open_stores(options) as stores:
+        broken: Stores = stores._replace(queue=Broken())
+        failed = await failure(replay(await start(broken), page_token=token))
+    assert (failed.code.name, failed.reason, failed.field) == ("INTERNAL", "INTERNAL", "")
+
+
 async def test_a_replayed_event_is_found_under_its_entrys_id(
     core: Caller, clock: Clock, settle: Settle
 ) -> None:

@@ -235,10 +235,15 @@ async def test_whole_requests_that_are_refused(core: Caller, key: str, clock: Cl
         story = await the_story(core, request_id, source="shop")
         assert (reason(story), story.source_id, story.event_count) == ("CREDENTIAL_INVALID", NO_SOURCE, 1)
         assert await explain(core, request_id, bearer(key)) == []
-    assert await ledger(core) == {
-        (shop, "pulsora"): [6, 0, 0, 0, 3, 3],
-        (NO_SOURCE, "pulsora"): [2, 0, 0, 0, 2, 0],
-    }
+        assert await explain(core, request_id, source=NO_SOURCE) == [story]
+    sourceless = {(NO_SOURCE, "pulsora"): [2, 0, 0, 0, 2, 0]}
+    assert await ledger(core) == {(shop, "pulsora"): [6, 0, 0, 0, 3, 3], **sourceless}
+    assert await ledger(core, source=NO_SOURCE) == sourceless
+    for call in (
+        core.query.GetLedger(GetLedgerRequest(source=NO_SOURCE), metadata=bearer(key)),
+        core.query.ExplainEvent(ExplainEventRequest(id=nobody, source=NO_SOURCE), metadata=bearer(key)),
+    ):
+        assert (await failure(call)).code.name == "NOT_FOUND"
 
 
 async def test_calls_over_grpc_that_are_refused(core: Caller, key: str) -> None:
