@@ -6,7 +6,7 @@ permission is told before a wrong shape.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import TypeAlias
 
@@ -25,11 +25,13 @@ from uuid_utils import uuid7
 
 from core_service.circumstances import circumstances_of
 from core_service.direct import normalize
-from core_service.errors import CoreError, Objection
+from core_service.errors import INVALID_CREDENTIAL, MISSING_CREDENTIAL, CoreError, Objection
 from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyEntry, KeyRing
 from core_service.limits import QuotaCounters, QuotaState
 from core_service.meaning import shape_objection, time_objection
+from core_service.moments import timestamp_of
+from core_service.ports import GRPC
 from core_service.wire import field, tag_of
 
 _REVENUE = event_pb2.EVENT_KIND_REVENUE
@@ -44,8 +46,6 @@ _EVENT_ID, _RECEIVED_AT, _OCCURRED_AT, _CLIENT_IP, _PROVENANCE = (
 )
 _SITE_ID = tag_of(Provenance.DESCRIPTOR, "site_id")
 
-MISSING_CREDENTIAL = Objection(reasons.ERROR_REASON_CREDENTIAL_MISSING, "No credential was given")
-INVALID_CREDENTIAL = Objection(reasons.ERROR_REASON_CREDENTIAL_INVALID, "The credential is not valid here")
 _FOREIGN_ORIGIN = Objection(reasons.ERROR_REASON_ORIGIN_NOT_ALLOWED, "The origin is not one of the source's")
 _NO_WRITE_SCOPE = Objection(reasons.ERROR_REASON_SCOPE_MISSING, "The key lacks the scope events:write")
 _NO_REVENUE = Objection(reasons.ERROR_REASON_REVENUE_NOT_PERMITTED, "Revenue events require secret token")
@@ -122,8 +122,7 @@ class Admission:
 
     def source_id_of(self, request: ClientRequest, now: float) -> str:
         """Give the source a client's key belongs to; "" when the key is none, or not for there."""
-        key = self._keys.find(request.credential, now) if request.credential and self._keys.loaded else None
-        return key.source.source_id if key is not None and key.kind in request.accepted_kinds else ""
+        return self._keys.source_id_of(request.credential, now, request.accepted_kinds)
 
     def _warn_of_secret_in_browser(self, key: KeyEntry, now: float) -> None:
         # Once an hour, not with every page view.
@@ -135,7 +134,7 @@ class Admission:
         """Let a gRPC caller in. Raises CoreError: quota, scope."""
         if key.source.rate_limit is not None and key.source.rate_limit[0]:
             limit, window_seconds = key.source.rate_limit
-            state = self._quotas.take(("grpc", key.source.source_id), limit, window_seconds, 1, now)
+            state = self._quotas.take((GRPC, key.source.source_id), limit, window_seconds, 1, now)
             if not state.admitted:
                 raise CoreError(
                     *_over_quota(limit, window_seconds, 1)[:2], retry_after_seconds=state.retry_after_seconds
@@ -233,13 +232,6 @@ def received_at_of(request: ClientRequest, clock: Callable[[], datetime]) -> Tim
     if request.HasField("received_at"):
         return request.received_at
     return timestamp_of(clock())
-
-
-def timestamp_of(moment: datetime) -> Timestamp:
-    """Give an aware datetime as a Timestamp."""
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment.astimezone(UTC))
-    return timestamp
 
 
 def write_rejection(target: Rejection, objection: Objection) -> None:

@@ -13,8 +13,7 @@ import grpc
 from polylect.v1 import error_reason_pb2 as reasons
 from uuid_utils import uuid7
 
-from core_service.admission import INVALID_CREDENTIAL, MISSING_CREDENTIAL
-from core_service.errors import CoreError
+from core_service.errors import INVALID_CREDENTIAL, MISSING_CREDENTIAL, CoreError
 from core_service.keys import KeyEntry, KeyRing
 
 _REQUEST_ID_CHARACTERS = 128
@@ -52,9 +51,7 @@ class Callers:
 
     def source_id_of(self, context: Context) -> str:
         """Give the source the call's key belongs to; "" when it has no valid one."""
-        token = bearer_token(context)
-        key = self._keys.find(token, self._clock().timestamp()) if token and self._keys.loaded else None
-        return key.source.source_id if key is not None else ""
+        return self._keys.source_id_of(bearer_token(context), self._clock().timestamp())
 
     def is_facade(self, metadata: Metadata) -> bool:
         """Tell whether a call with that metadata is the facade's."""

@@ -37,6 +37,10 @@ class Objection(NamedTuple):
     field: str = ""
 
 
+MISSING_CREDENTIAL = Objection(reasons.ERROR_REASON_CREDENTIAL_MISSING, "No credential was given")
+INVALID_CREDENTIAL = Objection(reasons.ERROR_REASON_CREDENTIAL_INVALID, "The credential is not valid here")
+
+
 class CoreError(Exception):
     """A refusal of a whole call. Retryable exactly when `retry_after_seconds` is not 0."""
 
@@ -83,6 +87,11 @@ class Overloaded(CoreError):
             "Too much is waiting to be stored",
             retry_after_seconds=OVERLOAD_RETRY_SECONDS,
         )
+
+
+def missing(field: str) -> CoreError:
+    """Give the refusal of a call that lacks a field."""
+    return CoreError(reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {field}", field=field)
 
 
 def reason_word(reason: ErrorReason.ValueType) -> str:

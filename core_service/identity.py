@@ -19,14 +19,12 @@ from polylect.v1.identity_pb2 import (
 from polylect.v1.identity_pb2_grpc import IdentityServiceServicer
 from uuid_utils import uuid7
 
-from core_service.admission import timestamp_of
-from core_service.callers import Callers, Context, require_scope
-from core_service.errors import CoreError
+from core_service.callers import Callers, Context
+from core_service.errors import CoreError, missing
+from core_service.moments import timestamp_of
 from core_service.ports import IdentityStore
-from core_service.query import Readers
+from core_service.readers import Readers, page_size_of, refusing_page_token
 
-_DEFAULT_PAGE_SIZE = 50
-_MAX_PAGE_SIZE = 1_000
 _REASON_LENGTH = 1_024
 
 log = structlog.get_logger()
@@ -46,14 +44,12 @@ class IdentityServicer(IdentityServiceServicer):
 
     async def GetIdentity(self, request: GetIdentityRequest, context: Context) -> GetIdentityResponse:  # noqa: N802 - the proto's name
         """Give a page of the records of an id."""
-        key = self._callers.require_admin_or_key(context)
-        require_scope(key, "events:read")
-        source_id = await self._readers.source_id(key, request.source)
+        key, source_id = await self._readers.reader(context, request.source, "events:read")
         if source_id is None:
-            raise _missing("source")
-        page_size = min(request.page_size or _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE)
+            raise missing("source")
+        page_size = page_size_of(request.page_size)
         async with self._readers.turn(key):
-            try:
+            with refusing_page_token(request.page_token):
                 if request.user_id:
                     return await self._store.user_identity(
                         source_id, request.user_id, page_size, request.page_token
@@ -62,10 +58,7 @@ class IdentityServicer(IdentityServiceServicer):
                     return await self._store.visitor_identity(
                         source_id, request.anonymous_id, page_size, request.page_token
                     )
-            except ValueError as error:
-                message = "The page token is not one of this list's"
-                raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="page_token") from error
-        raise _missing("user_id")
+        raise missing("user_id")
 
     async def UnlinkIdentity(  # noqa: N802 - the proto's name
         self, request: UnlinkIdentityRequest, context: Context
@@ -74,7 +67,7 @@ class IdentityServicer(IdentityServiceServicer):
         self._callers.require_admin(context)
         for field in ("source", "anonymous_id", "user_id"):
             if not getattr(request, field):
-                raise _missing(field)
+                raise missing(field)
         if len(request.reason) > _REASON_LENGTH or "\0" in request.reason:
             message = f"A reason has at most {_REASON_LENGTH} characters, and no U+0000"
             raise CoreError(reasons.ERROR_REASON_ARGUMENT_INVALID, message, field="reason")
@@ -99,7 +92,3 @@ class IdentityServicer(IdentityServiceServicer):
                 links=made.voided_links,
             )
         return made
-
-
-def _missing(field: str) -> CoreError:
-    return CoreError(reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {field}", field=field)

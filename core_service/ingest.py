@@ -28,21 +28,15 @@ from polylect.v1.ingest_pb2 import (
 from polylect.v1.ingest_pb2_grpc import IngestServiceServicer
 from polylect.v1.trail_pb2 import ReportRefusalsRequest, ReportRefusalsResponse
 
-from core_service.admission import (
-    Admission,
-    Receipt,
-    Results,
-    received_at_of,
-    timestamp_of,
-    write_rejection,
-)
+from core_service.admission import Admission, Receipt, Results, received_at_of, write_rejection
 from core_service.callers import Callers, Context, bearer_token, request_id_of
 from core_service.commit import Consignment, GroupCommit
 from core_service.errors import CoreError, Objection, StorageUnavailable
 from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyEntry
-from core_service.ports import LedgerLine
-from core_service.refusals import HOUR_SECONDS, Refusals
+from core_service.moments import hour_of, timestamp_of
+from core_service.ports import GRPC, LedgerLine
+from core_service.refusals import Refusals
 
 MAX_EVENTS = 1_000
 _STREAM_READ_AHEAD = 64
@@ -243,7 +237,7 @@ class IngestServicer(IngestServiceServicer):
             raise CoreError(reasons.ERROR_REASON_BATCH_TOO_LARGE, message, field="events")
         now = self._clock()
         self._admission.enter_direct(key, now.timestamp())
-        common = ClientRequest(dialect="grpc", endpoint=endpoint, request_id=request_id_of(context))
+        common = ClientRequest(dialect=GRPC, endpoint=endpoint, request_id=request_id_of(context))
         receipt = Receipt(key, timestamp_of(now), common, results)
         consignment = Consignment()
         self._admission.judge_direct(events, receipt)
@@ -261,8 +255,7 @@ def _stopping() -> StorageUnavailable:
 
 
 def _ledger_line(receipt: Receipt) -> LedgerLine:
-    seconds = receipt.received_at.seconds
-    return receipt.key.source.source_id, receipt.request.dialect, seconds - seconds % HOUR_SECONDS
+    return receipt.key.source.source_id, receipt.request.dialect, hour_of(receipt.received_at)
 
 
 async def _end(task: asyncio.Future[Any]) -> None:

@@ -5,7 +5,7 @@ when the listener had to reconnect, everything is loaded again. While the store 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -90,6 +90,15 @@ class KeyRing:
                 raise StorageUnavailable
             return None
         return entry if now < entry.ends_at else None
+
+    def source_id_of(
+        self, secret: str, now: float, kinds: Collection[KeyKind.ValueType] | None = None
+    ) -> str:
+        """Give the source of the key `find` gives, if it is of one of `kinds`; "" when nobody can tell."""
+        key = self.find(secret, now) if secret and self.loaded else None
+        if key is None or (kinds is not None and key.kind not in kinds):
+            return ""
+        return key.source.source_id
 
     def all_granted(self, source_id: str, now: float) -> KeyEntry | None:
         """Give a key of no one: every permission, and the sites of all keys of the source valid at `now`.

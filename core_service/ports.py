@@ -19,6 +19,12 @@ from polylect.v1.trail_pb2 import ExplainEventResponse, GetLedgerResponse, Refus
 LedgerLine = tuple[str, str, int]
 """source_id, dialect, and the start of the UTC hour of receipt in seconds since the epoch."""
 
+NO_SOURCE = "00000000-0000-0000-0000-000000000000"
+"""Where things stand of which no source can be told; storage has the same word for it."""
+
+GRPC = "grpc"
+"""The dialect of what came over gRPC."""
+
 
 class StoredKey(Protocol):
     """A key and the SHA-256 of its secret."""

@@ -25,17 +25,14 @@ from polylect.v1.quarantine_pb2 import (
 )
 from polylect.v1.quarantine_pb2_grpc import QuarantineServiceServicer
 
-from core_service.callers import Callers, Context, require_scope
-from core_service.errors import CoreError
-from core_service.keys import KeyEntry
+from core_service.callers import Callers, Context
+from core_service.errors import CoreError, missing
 from core_service.ports import QuarantineStore
-from core_service.query import Readers, bad_page_token, page_size_of
+from core_service.readers import Readers, page_size_of, refusing_page_token
 from core_service.replay import Replayer
 
 _SELECTED_IDS = 1_000
 _REPLAYED = 1_000
-# Where entries stand of which no source can be told; no source has this id.
-_NO_SOURCE = "00000000-0000-0000-0000-000000000000"
 
 log = structlog.get_logger()
 
@@ -54,7 +51,7 @@ class QuarantineServicer(QuarantineServiceServicer):
 
     async def List(self, request: ListRequest, context: Context) -> ListResponse:  # noqa: N802 - the proto's name
         """Give a page of entries."""
-        key, source_id = await self._reader(request.source, context)
+        key, source_id = await self._readers.reader(context, request.source, "events:read")
         filters = QuarantineFilter(
             reason=request.reason,
             dialect=request.dialect,
@@ -66,15 +63,15 @@ class QuarantineServicer(QuarantineServiceServicer):
         _check(filters, "")
         page_size = page_size_of(request.page_size)
         async with self._readers.turn(key):
-            try:
-                page = await self._entries.list_entries(source_id, filters, page_size, request.page_token)
-            except ValueError as error:
-                raise bad_page_token() from error
-        return ListResponse(events=page[0], next_page_token=page[1])
+            with refusing_page_token(request.page_token):
+                events, token = await self._entries.list_entries(
+                    source_id, filters, page_size, request.page_token
+                )
+        return ListResponse(events=events, next_page_token=token)
 
     async def Get(self, request: GetRequest, context: Context) -> GetResponse:  # noqa: N802 - the proto's name
         """Give one entry."""
-        key, source_id = await self._reader(request.source, context)
+        key, source_id = await self._readers.reader(context, request.source, "events:read")
         async with self._readers.turn(key):
             entry = await self._entries.get_entry(source_id, request.quarantine_id)
         if entry is None:
@@ -83,7 +80,7 @@ class QuarantineServicer(QuarantineServiceServicer):
 
     async def Summarize(self, request: SummarizeRequest, context: Context) -> SummarizeResponse:  # noqa: N802 - the proto's name
         """Tell how much there is."""
-        key, source_id = await self._reader(request.source, context)
+        key, source_id = await self._readers.reader(context, request.source, "events:read")
         async with self._readers.turn(key):
             return SummarizeResponse(sources=await self._entries.summaries(source_id))
 
@@ -92,17 +89,14 @@ class QuarantineServicer(QuarantineServiceServicer):
         self._callers.require_admin(context)
         _check_selection(request)
         source_id = await self._required_source(request.source)
-        try:
-            outcome = await self._replayer.replay(
-                source_id,
-                request.filter,
-                request.quarantine_ids,
-                min(request.limit or _REPLAYED, _REPLAYED),
-                request.page_token,
-                dry_run=request.dry_run,
-            )
-        except ValueError as error:
-            raise bad_page_token() from error
+        outcome = await self._replayer.replay(
+            source_id,
+            request.filter,
+            request.quarantine_ids,
+            min(request.limit or _REPLAYED, _REPLAYED),
+            request.page_token,
+            dry_run=request.dry_run,
+        )
         if not request.dry_run:
             log.info("quarantine_replayed", source_id=source_id, stored=outcome.accepted)
         return ReplayResponse(
@@ -128,21 +122,10 @@ class QuarantineServicer(QuarantineServiceServicer):
         log.info("quarantine_discarded", source_id=source_id, discarded=discarded)
         return DiscardResponse(discarded=discarded)
 
-    async def _reader(self, source: str, context: Context) -> tuple[KeyEntry | None, str | None]:
-        """Give the calling key (None: the admin) and the source it asks for (None: all). Raises CoreError."""
-        key = self._callers.require_admin_or_key(context)
-        require_scope(key, "events:read")
-        if key is None and source == _NO_SOURCE:
-            return None, _NO_SOURCE
-        return key, await self._readers.source_id(key, source)
-
     async def _required_source(self, source: str) -> str:
-        if source == _NO_SOURCE:
-            return _NO_SOURCE
         source_id = await self._readers.source_id(None, source)
         if source_id is None:
-            message = "Missing required field: source"
-            raise CoreError(reasons.ERROR_REASON_FIELD_MISSING, message, field="source")
+            raise missing("source")
         return source_id
 
 

@@ -1,13 +1,10 @@
 """QueryService: what was stored.
 
-Hides whose events a caller may see, and that one source's queries never take all there is to answer with.
+Hides whose figures a key may see, and how many of them it may ask for.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import grpc
 from polylect.v1 import error_reason_pb2 as reasons
@@ -31,79 +28,17 @@ from polylect.v1.trail_pb2 import (
 )
 
 from core_service.callers import Callers, Context, require_scope
-from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError
+from core_service.errors import CoreError, missing
 from core_service.keys import KeyEntry
 from core_service.limits import QuotaCounters, QuotaState
-from core_service.ports import EventStore, SourceStore, StatsStore
-from core_service.stats import checked_question, missing
+from core_service.ports import EventStore, StatsStore
+from core_service.readers import Readers, page_size_of, refusing_page_token
+from core_service.stats import checked_question
 from core_service.tail import Tails
+from core_service.trail import Trail
 
-if TYPE_CHECKING:
-    from core_service.trail import Trail
-
-_DEFAULT_PAGE_SIZE = 50
-_MAX_PAGE_SIZE = 1_000
-# Of one source, under way and waiting.
-_LINE_LENGTH = 16
 _STATS_LIMIT = 1_000
 _STATS_WINDOW_SECONDS = 60
-
-
-class _Line:
-    def __init__(self) -> None:
-        self.turn = asyncio.Lock()
-        self.length = 0
-
-
-class Readers:
-    """Tells which source a reader may see, and when it is its turn."""
-
-    def __init__(self, sources: SourceStore) -> None:
-        """Look names up in `sources`."""
-        self._sources = sources
-        self._lines: dict[str, _Line] = {}
-
-    async def source_id(self, key: KeyEntry | None, wanted: str) -> str | None:
-        """Give the id of the source to read; None when the admin (no key) wants all.
-
-        Raises CoreError NOT_FOUND: no such source, or not the key's own.
-        """
-        if key is not None:
-            if wanted not in ("", key.source.name, key.source.source_id):
-                raise _no_source(wanted)
-            return key.source.source_id
-        if not wanted:
-            return None
-        source = await self._sources.find_source(wanted)
-        if source is None:
-            raise _no_source(wanted)
-        return source.source_id
-
-    @asynccontextmanager
-    async def turn(self, key: KeyEntry | None) -> AsyncIterator[None]:
-        """Let the keys of a source query one at a time, the admin as it likes.
-
-        Raises CoreError OVERLOADED when too many of the source's are waiting.
-        """
-        if key is None:
-            yield
-            return
-        source_id = key.source.source_id
-        line = self._lines.setdefault(source_id, _Line())
-        if line.length >= _LINE_LENGTH:
-            raise CoreError(
-                reasons.ERROR_REASON_OVERLOADED,
-                "Too many queries of this source are waiting",
-                retry_after_seconds=OVERLOAD_RETRY_SECONDS,
-            )
-        line.length += 1
-        try:
-            async with line.turn:
-                yield
-        finally:
-            line.length -= 1
-            if not line.length:
-                del self._lines[source_id]
 
 
 class QueryServicer(QueryServiceServicer):
@@ -119,7 +54,7 @@ class QueryServicer(QueryServiceServicer):
         quotas: QuotaCounters,
         tails: Tails,
         clock: Callable[[], datetime],
-        trail: "Trail",
+        trail: Trail,
     ) -> None:
         """Take the parts."""
         self._trail = trail
@@ -133,9 +68,7 @@ class QueryServicer(QueryServiceServicer):
 
     async def GetEvent(self, request: GetEventRequest, context: Context) -> GetEventResponse:  # noqa: N802 - the proto's name
         """Give one event."""
-        key = self._callers.require_admin_or_key(context)
-        require_scope(key, "events:read")
-        source_id = await self._readers.source_id(key, request.source)
+        key, source_id = await self._readers.reader(context, request.source, "events:read")
         match request.WhichOneof("id"):
             case "event_id":
                 wanted = {"event_id": request.event_id}
@@ -153,17 +86,15 @@ class QueryServicer(QueryServiceServicer):
 
     async def ListEvents(self, request: ListEventsRequest, context: Context) -> ListEventsResponse:  # noqa: N802 - the proto's name
         """Give a page of events."""
-        key = self._callers.require_admin_or_key(context)
-        require_scope(key, "events:read")
+        key, source_id = await self._readers.reader(context, request.source, "events:read")
         if request.kind not in EventKind.values():
             raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, "There is no such kind", field="kind")
-        source_id = await self._readers.source_id(key, request.source)
         async with self._readers.turn(key):
-            try:
-                page = await self._events.list_events(source_id, request, page_size_of(request.page_size))
-            except ValueError as error:
-                raise bad_page_token() from error
-        return ListEventsResponse(events=page[0], next_page_token=page[1])
+            with refusing_page_token(request.page_token):
+                events, token = await self._events.list_events(
+                    source_id, request, page_size_of(request.page_size)
+                )
+        return ListEventsResponse(events=events, next_page_token=token)
 
     async def GetStats(self, request: GetStatsRequest, context: Context) -> GetStatsResponse:  # noqa: N802 - the proto's name
         """Give a figure; where the quota stands is in the trailing metadata, errors included."""
@@ -191,9 +122,7 @@ class QueryServicer(QueryServiceServicer):
         self, request: TailEventsRequest, context: Context
     ) -> AsyncIterator[TailEventsResponse]:
         """Give what happens, as it happens."""
-        key = self._callers.require_admin_or_key(context)
-        require_scope(key, "events:read")
-        source_id = await self._readers.source_id(key, request.source)
+        _, source_id = await self._readers.reader(context, request.source, "events:read")
         async with self._tails.following(source_id, request) as answers:
             # Tells the caller that it has begun.
             await context.send_initial_metadata(())
@@ -211,17 +140,6 @@ class QueryServicer(QueryServiceServicer):
             raise CoreError(
                 reasons.ERROR_REASON_RATE_LIMITED, message, retry_after_seconds=state.retry_after_seconds
             )
-
-
-def page_size_of(wanted: int) -> int:
-    """Give how much a page has, where so much is wanted; 0 is the default."""
-    return min(wanted or _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE)
-
-
-def bad_page_token() -> CoreError:
-    """Give the refusal of a page token that is not one of a list's own."""
-    message = "The page token is not one of this list's"
-    return CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="page_token")
 
 
 def _rate_metadata(state: QuotaState) -> tuple[tuple[str, str], ...]:
@@ -246,7 +164,3 @@ def _site_of(key: KeyEntry, wanted: str) -> str:
             status=grpc.StatusCode.NOT_FOUND,
         )
     return site_id
-
-
-def _no_source(wanted: str) -> CoreError:
-    return CoreError(reasons.ERROR_REASON_NOT_FOUND, f"No source {wanted!r}", field="source")

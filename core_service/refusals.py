@@ -19,17 +19,13 @@ from polylect.v1.ingest_pb2 import ClientRequest
 from polylect.v1.trail_pb2 import Refusal, ReportRefusalsRequest
 from uuid_utils import uuid7
 
-from core_service.admission import timestamp_of
 from core_service.errors import CoreError
-from core_service.ports import LedgerLine, RefusalStore
-
-NO_SOURCE = "00000000-0000-0000-0000-000000000000"
-"""Where things stand of which no source can be told; storage has the same word for it."""
+from core_service.moments import hour_of, timestamp_of
+from core_service.ports import GRPC, NO_SOURCE, LedgerLine, RefusalStore
 
 MAX_REPORTED = 1_000
 """Counts, and samples, of one report."""
 
-HOUR_SECONDS = 3_600
 _PERIOD_SECONDS = 1.0
 # Remembered of a period: of all, and of one source, so that one that floods leaves the others room.
 _SAMPLES = 1_000
@@ -84,7 +80,7 @@ class Refusals:
             source_id=call.source_id or NO_SOURCE,
             rejection=Rejection(reason=error.reason, message=error.message),
             received_at=self._now(),
-            dialect="grpc",
+            dialect=GRPC,
             endpoint=call.endpoint,
             request_id=call.request_id,
             client_ip=call.client_ip,
@@ -103,8 +99,6 @@ class Refusals:
             self._count(NO_SOURCE, count.dialect, count.received_at, count.events)
         for sample in report.samples:
             sample.source_id = NO_SOURCE
-            if not 0 <= sample.received_at.seconds < _LAST_SECOND:
-                sample.received_at.CopyFrom(self._now())
             self._sample(sample)
 
     async def follow(self) -> None:
@@ -118,7 +112,7 @@ class Refusals:
         counts, self._counts = self._counts, Counter()
         samples, self._samples = self._samples, []
         self._sampled.clear()
-        if not counts:
+        if not counts and not samples:
             return
         try:
             await self._store.add_refused(counts, samples)
@@ -142,7 +136,7 @@ class Refusals:
             self._sample(sample)
 
     def _count(self, source_id: str, dialect: str, received_at: Timestamp, events: int) -> None:
-        line = (source_id, dialect, received_at.seconds - received_at.seconds % HOUR_SECONDS)
+        line = (source_id, dialect, hour_of(received_at))
         if len(self._counts) >= _MAX_LINES and line not in self._counts:
             line = (NO_SOURCE, "", line[2])
         self._counts[line] += events
@@ -153,6 +147,8 @@ class Refusals:
             return
         self._sampled[source_id] += 1
         refusal.refusal_id = refusal.refusal_id or str(uuid7())
+        if not 0 <= refusal.received_at.seconds < _LAST_SECOND:
+            refusal.received_at.CopyFrom(self._now())
         self._samples.append(refusal)
 
     def _now(self) -> Timestamp:

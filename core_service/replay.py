@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import monotonic
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -25,7 +25,8 @@ from core_service.admission import Admission, Receipt
 from core_service.errors import CoreError
 from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyRing
-from core_service.ports import LoadTranslator, QuarantineStore, Queue, Translator
+from core_service.ports import GRPC, LoadTranslator, QuarantineStore, Queue, Translator
+from core_service.readers import refusing_page_token
 
 _PAGE_ENTRIES = 250
 # After it a call answers with what it has, and where to go on.
@@ -33,7 +34,6 @@ _CALL_SECONDS = 2.0
 # Between looks at what else there is to do: other calls wait meanwhile.
 _STEP_SECONDS = 0.005
 _DAY_SECONDS = 86_400
-_GRPC = "grpc"
 
 _Reason: TypeAlias = "ErrorReason.ValueType"
 _Verdict: TypeAlias = "Event | ErrorReason.ValueType"
@@ -58,16 +58,6 @@ def no_translator() -> Translator:
     )
 
 
-class ReplayStores(Protocol):
-    """Where entries are, and where what is accepted goes."""
-
-    @property
-    def quarantine(self) -> QuarantineStore: ...
-
-    @property
-    def queue(self) -> Queue: ...
-
-
 class Replayer:
     """Judges entries of one source again, one call at a time."""
 
@@ -76,17 +66,18 @@ class Replayer:
         admission: Admission,
         keys: KeyRing,
         fingerprints: Fingerprints,
-        stores: ReplayStores,
         *,
+        entries: QuarantineStore,
+        queue: Queue,
         clock: Callable[[], datetime],
         load_translator: LoadTranslator,
     ) -> None:
-        """Take the parts; the translator is loaded when an entry first needs it."""
+        """Take the parts; `queue` gets what is accepted. The translator is loaded when first needed."""
         self._admission = admission
         self._keys = keys
         self._fingerprints = fingerprints
-        self._entries = stores.quarantine
-        self._queue = stores.queue
+        self._entries = entries
+        self._queue = queue
         self._clock = clock
         self._load_translator = load_translator
         self._translator: Translator | None = None
@@ -104,15 +95,16 @@ class Replayer:
     ) -> ReplayOutcome:
         """Judge at most `limit` entries, oldest first, and make durable what is accepted, unless `dry_run`.
 
-        Raises ValueError for a bad page token, ConnectionError: what was accepted before may be durable.
+        Raises CoreError for a bad page token, ConnectionError: what was accepted before may be durable.
         """
         outcome = ReplayOutcome(next_page_token=page_token)
         async with self._turn:
             ends_at = monotonic() + _CALL_SECONDS
             while limit > 0:
-                page, outcome.next_page_token = await self._entries.oldest_entries(
-                    source_id, filters, quarantine_ids, min(limit, _PAGE_ENTRIES), outcome.next_page_token
-                )
+                with refusing_page_token(outcome.next_page_token):
+                    page, outcome.next_page_token = await self._entries.oldest_entries(
+                        source_id, filters, quarantine_ids, min(limit, _PAGE_ENTRIES), outcome.next_page_token
+                    )
                 limit -= len(page)
                 accepted = await self._judge(page, outcome)
                 if accepted and not dry_run:
@@ -145,7 +137,7 @@ class Replayer:
         key = self._keys.all_granted(entry.source_id, now)
         if key is None:
             return reasons.ERROR_REASON_CREDENTIAL_INVALID
-        if entry.dialect == _GRPC:
+        if entry.dialect == GRPC:
             request = ClientRequest(dialect=entry.dialect, endpoint=entry.endpoint)
         else:
             request = await self._translated(entry)
@@ -155,7 +147,7 @@ class Replayer:
         results = ClientOutcome().results
         receipt = Receipt(key, entry.received_at, request, results)
         receipt.vendor_ids = entry.circumstances.vendor_ids
-        if entry.dialect == _GRPC:
+        if entry.dialect == GRPC:
             try:
                 self._admission.judge_direct([Event.FromString(entry.raw)], receipt)
             except DecodeError:

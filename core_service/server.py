@@ -47,7 +47,8 @@ from core_service.ports import (
     TrailStore,
 )
 from core_service.quarantine import QuarantineServicer
-from core_service.query import QueryServicer, Readers
+from core_service.query import QueryServicer
+from core_service.readers import Readers
 from core_service.refusals import Refusals
 from core_service.replay import Replayer, no_translator
 from core_service.sources import SourceServicer
@@ -227,7 +228,7 @@ class _Core:
         )
         self.interceptor = CallInterceptor(callers, self.refusals)
         self.server = make_server(self.interceptor)
-        quotas, readers = QuotaCounters(), Readers(stores.sources)
+        quotas, readers = QuotaCounters(), Readers(callers, stores.sources)
         admission = Admission(self.keys, quotas, self.fingerprints)
         ingest = IngestServicer(
             callers,
@@ -241,7 +242,13 @@ class _Core:
         add_IngestServiceServicer_to_server(ingest, self.server)
         self._add_readers(stores, callers, readers, quotas, clock)
         replayer = Replayer(
-            admission, self.keys, self.fingerprints, stores, clock=clock, load_translator=load_translator
+            admission,
+            self.keys,
+            self.fingerprints,
+            entries=stores.quarantine,
+            queue=stores.queue,
+            clock=clock,
+            load_translator=load_translator,
         )
         quarantine = QuarantineServicer(callers, readers, stores.quarantine, replayer)
         add_QuarantineServiceServicer_to_server(quarantine, self.server)
@@ -264,7 +271,7 @@ class _Core:
             quotas=quotas,
             tails=self.tails,
             clock=clock,
-            trail=Trail(callers, readers, stores.trail),
+            trail=Trail(readers, stores.trail),
         )
         add_QueryServiceServicer_to_server(query, self.server)
         sources = SourceServicer(callers, stores.sources, self.keys, clock)

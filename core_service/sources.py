@@ -19,10 +19,10 @@ from polylect.v1.source_pb2 import Key, Source, SourceRateLimit, UpdateSourceReq
 from polylect.v1.source_pb2_grpc import SourceServiceServicer
 from uuid_utils import uuid7
 
-from core_service.admission import timestamp_of
 from core_service.callers import Callers, Context
 from core_service.errors import CoreError
 from core_service.keys import KeyRing
+from core_service.moments import timestamp_of
 from core_service.origins import normalize_entry
 from core_service.ports import SourceStore
 

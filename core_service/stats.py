@@ -3,9 +3,8 @@
 Hides the limits that keep an answer and its making small. It must not know who asks.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.query_pb2 import (
     STATS_GROUP_BY_DAY,
@@ -16,7 +15,8 @@ from polylect.v1.query_pb2 import (
     StatsMetric,
 )
 
-from core_service.errors import CoreError
+from core_service.errors import CoreError, missing
+from core_service.moments import EPOCH, moment_of
 
 _DEFAULT_CONVERSION_EVENT = "purchase"
 _MOST_BUCKETS = 800
@@ -24,10 +24,6 @@ _BUCKETS = {
     STATS_GROUP_BY_HOUR: ("hour", timedelta(hours=1)),
     STATS_GROUP_BY_DAY: ("day", timedelta(days=1)),
 }
-# What has no date in Python is cut to what has, with a day to spare on either side.
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_SECOND = -62_000_000_000
-_LAST_SECOND = 253_000_000_000
 
 
 def checked_question(request: GetStatsRequest) -> tuple[GetStatsRequest, tuple[datetime, datetime]]:
@@ -39,7 +35,7 @@ def checked_question(request: GetStatsRequest) -> tuple[GetStatsRequest, tuple[d
     occurred_from, occurred_until = _range_of(request)
     if bucket := _BUCKETS.get(request.group_by):
         name, length = bucket
-        touched = -((_EPOCH - occurred_until) // length) - (occurred_from - _EPOCH) // length
+        touched = -((EPOCH - occurred_until) // length) - (occurred_from - EPOCH) // length
         if touched > _MOST_BUCKETS:
             message = f"The range touches {touched:,} {name}s; at most {_MOST_BUCKETS} can be told apart"
             raise _invalid("group_by", message)
@@ -53,20 +49,10 @@ def _range_of(request: GetStatsRequest) -> tuple[datetime, datetime]:
     for field in ("occurred_from", "occurred_until"):
         if not request.HasField(field):
             raise missing(field)
-    occurred_from, occurred_until = _moment(request.occurred_from), _moment(request.occurred_until)
+    occurred_from, occurred_until = moment_of(request.occurred_from), moment_of(request.occurred_until)
     if occurred_until <= occurred_from:
         raise _invalid("occurred_until", "The range ends before it begins")
     return occurred_from, occurred_until
-
-
-def _moment(timestamp: Timestamp) -> datetime:
-    seconds = min(max(timestamp.seconds, _FIRST_SECOND), _LAST_SECOND)
-    return _EPOCH + timedelta(seconds=seconds, microseconds=timestamp.nanos // 1_000)
-
-
-def missing(field: str) -> CoreError:
-    """Give the refusal of a request that lacks a field."""
-    return CoreError(reasons.ERROR_REASON_FIELD_MISSING, f"Missing required field: {field}", field=field)
 
 
 def _invalid(field: str, message: str) -> CoreError:

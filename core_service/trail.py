@@ -1,8 +1,5 @@
 """GetLedger and ExplainEvent: what came of everything. Hides whose ledger and stories a caller may see."""
 
-from datetime import UTC, datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.trail_pb2 import (
     ExplainEventRequest,
@@ -11,10 +8,11 @@ from polylect.v1.trail_pb2 import (
     GetLedgerResponse,
 )
 
-from core_service.callers import Callers, Context, require_scope
-from core_service.errors import CoreError
+from core_service.callers import Context
+from core_service.errors import CoreError, missing
+from core_service.moments import moment_of
 from core_service.ports import TrailStore
-from core_service.query import Readers, page_size_of
+from core_service.readers import Readers, page_size_of, refusing_page_token
 
 _ID_CHARACTERS = 128
 
@@ -22,21 +20,18 @@ _ID_CHARACTERS = 128
 class Trail:
     """Reads for the admin, or for a key what is its source's."""
 
-    def __init__(self, callers: Callers, readers: Readers, store: TrailStore) -> None:
+    def __init__(self, readers: Readers, store: TrailStore) -> None:
         """Take the parts."""
-        self._callers = callers
         self._readers = readers
         self._store = store
 
     async def ledger(self, request: GetLedgerRequest, context: Context) -> GetLedgerResponse:
         """Give a page of the ledger."""
-        key = self._callers.require_admin_or_key(context)
-        require_scope(key, "events:read")
-        source_id = await self._readers.source_id(key, request.source)
-        received_from = _moment(request.received_from) if request.HasField("received_from") else None
-        received_until = _moment(request.received_until) if request.HasField("received_until") else None
+        key, source_id = await self._readers.reader(context, request.source, "events:read")
+        received_from = moment_of(request.received_from) if request.HasField("received_from") else None
+        received_until = moment_of(request.received_until) if request.HasField("received_until") else None
         async with self._readers.turn(key):
-            try:
+            with refusing_page_token(request.page_token):
                 return await self._store.ledger(
                     source_id,
                     received_from,
@@ -44,28 +39,14 @@ class Trail:
                     page_size_of(request.page_size),
                     request.page_token,
                 )
-            except ValueError as error:
-                message = "The page token is not one of the ledger's"
-                raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="page_token") from error
 
     async def explain(self, request: ExplainEventRequest, context: Context) -> ExplainEventResponse:
         """Give the stories of an id."""
-        key = self._callers.require_admin_or_key(context)
-        require_scope(key, "events:read")
+        key, source_id = await self._readers.reader(context, request.source, "events:read")
         if not request.id:
-            raise CoreError(reasons.ERROR_REASON_FIELD_MISSING, "Missing required field: id", field="id")
+            raise missing("id")
         if len(request.id) > _ID_CHARACTERS:
             message = f"An id has at most {_ID_CHARACTERS} characters"
             raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="id")
-        source_id = await self._readers.source_id(key, request.source)
         async with self._readers.turn(key):
             return await self._store.explain(source_id, request.id, with_sourceless=key is None)
-
-
-def _moment(timestamp: Timestamp) -> datetime:
-    try:
-        return timestamp.ToDatetime(UTC)
-    except (ValueError, OverflowError):
-        # What has no date in Python is cut to what has, with a day to spare.
-        years = (9999, 12, 30) if timestamp.seconds > 0 else (1, 1, 2)
-        return datetime(*years, tzinfo=UTC)

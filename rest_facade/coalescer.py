@@ -138,8 +138,9 @@ class Coalescer:
             _refuse_all(batch, _to_client(refusal))
         except BaseException as error:
             _refuse_all(batch, CoreRefusal(reasons.ERROR_REASON_STORAGE_UNAVAILABLE, "Not stored", 1))
-            if not isinstance(error, asyncio.CancelledError):
-                _log.exception("batch_ingest_failed")
+            if not isinstance(error, Exception):
+                raise
+            _log.exception("batch_ingest_failed")
         finally:
             self._unanswered -= len(batch)
             self._unanswered_bytes -= sum(len(serialized) for serialized, _ in batch)

@@ -113,14 +113,15 @@ async def explain(
 
 @dataclass
 class _Found:
-    """Stories, of one thing the latest."""
+    """Stories, of one event or entry the latest."""
 
-    _stories: dict[tuple[str, str], EventStory] = field(default_factory=dict)
+    _stories: dict[tuple[str, str, str], EventStory] = field(default_factory=dict)
 
     def add(self, stories: Iterable[EventStory]) -> None:
         for number, story in enumerate(stories):
-            own_id = story.event_id or story.quarantine_id or f"{story.request_id} {number}"
-            self._stories[story.source_id, own_id] = story
+            # A replayed event has its entry's id, and both are told until it is stored.
+            other_id = "" if story.event_id else story.quarantine_id or f"{story.request_id} {number}"
+            self._stories[story.source_id, story.event_id, other_id] = story
 
     def response(self) -> ExplainEventResponse:
         response = ExplainEventResponse()
@@ -147,7 +148,7 @@ class _Search:
         self._asked_id = asked_id
         self._own_id = uuid_text(asked_id)
         self.made_at = moment_of_uuid7(self._own_id) if self._own_id else None
-        only = [source_id, NO_SOURCE] if with_sourceless else [source_id]
+        only = {source_id, NO_SOURCE} if with_sourceless else {source_id}
         self.visible = None if source_id is None else [one for one in only if one and uuid_text(one)]
 
     async def by_own_id(self) -> list[EventStory]:

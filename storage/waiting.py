@@ -7,6 +7,7 @@ may ask.
 import asyncio
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from polylect.v1 import trail_pb2
@@ -39,7 +40,9 @@ async def waiting_stories(
     sizes = select(queue.c.queue_id, func.octet_length(queue.c.payload).label("size"))
     if visible is not None:
         holds = [queue.c.received.contains(cast(literal(f'[["{one}"]]'), JSONB)) for one in visible]
-        sizes = sizes.where(or_(queue.c.received.is_(None), *holds))
+        # Replayed events were received when their entries were: their row tells no source.
+        nothing = cast(literal("[]"), JSONB)
+        sizes = sizes.where(or_(queue.c.received.is_(None), queue.c.received == nothing, *holds))
     order: list[ColumnElement[Any]] = [queue.c.queue_id.desc()]
     if made_at is not None:
         near = queue.c.enqueued_at.between(made_at - _CLOCKS, made_at + _AFTER)
@@ -70,7 +73,7 @@ def _stories_in(payload: bytes, visible: Collection[str] | None, asked_id: str) 
         return []
     stories = [
         story_of_event(event, trail_pb2.VERDICT_IN_QUEUE)
-        for event in batch.events
+        for event in chain(batch.events, batch.replayed)
         if asked_id in (event.event_id, event.message_id, event.provenance.request_id)
         and (visible is None or event.source_id in visible)
     ]

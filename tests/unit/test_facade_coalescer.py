@@ -172,6 +172,24 @@ async def test_drains() -> None:
     assert [answer.result().cookie_domain for answer in answers] == ids(range(10))
 
 
+async def test_a_call_that_is_cancelled_refuses_all_in_it_and_is_cancelled() -> None:
+    core = Core()
+    coalescing = coalescer(core)
+    before = asyncio.all_tasks()
+    answer = coalescing.submit(request(0))
+    async with asyncio.timeout(5):
+        while not core.calls:  # noqa: ASYNC110 - until its task has run
+            await asyncio.sleep(0)
+        (call,) = asyncio.all_tasks() - before
+        call.cancel()
+        with pytest.raises(CoreRefusal):
+            await answer
+        await asyncio.wait({call})
+    assert call.cancelled()
+    core.open.set()
+    assert (await coalescing.submit(request(1))).cookie_domain == "r1"
+
+
 async def test_a_silent_core_is_waited_for_once() -> None:
     core = Core()
     coalescing = coalescer(core)

@@ -9,6 +9,8 @@ from polylect.v1 import event_pb2, ingest_pb2
 from polylect.v1.identity_pb2 import GetIdentityRequest, UnlinkIdentityRequest
 from polylect.v1.query_pb2 import GetEventRequest
 
+from core_service.ports import NO_SOURCE
+
 SECRET, PUBLIC = ingest_pb2.KEY_KIND_PULSORA_SECRET, ingest_pb2.KEY_KIND_PULSORA_PUBLIC
 THE_TWO = {"source": "shop", "anonymous_id": "v1", "user_id": "ann"}
 
@@ -111,6 +113,9 @@ async def test_an_unlink_changes_what_events_read_with_and_is_a_record(
     assert answer.records[1].unlink == made.unlink
     assert made.unlink.reason == "shared tablet"
     assert not answer.groups
+    failed = await failure(core.identity.UnlinkIdentity(request, metadata=ADMIN))
+    assert (failed.code.name, failed.reason) == ("NOT_FOUND", "NOT_FOUND")
+    request.source = NO_SOURCE
     failed = await failure(core.identity.UnlinkIdentity(request, metadata=ADMIN))
     assert (failed.code.name, failed.reason) == ("NOT_FOUND", "NOT_FOUND")
 

@@ -30,6 +30,7 @@ from polylect.v1.quarantine_pb2 import (
 )
 from polylect.v1.query_pb2 import GetEventRequest, ListEventsRequest
 from polylect.v1.queue_pb2 import EventBatch
+from polylect.v1.trail_pb2 import ExplainEventRequest, Verdict
 
 from core_service.server import Stores, open_stores
 from rest_facade.decode import Arrival, Decoder
@@ -524,6 +525,24 @@ async def test_replays_in_parts(core: Caller, clock: Clock, settle: Settle) -> N
     assert await listed(core) == []
 
 
+async def test_what_is_replayed_is_told_to_be_in_the_queue(
+    core: Caller, clock: Clock, settle: Settle
+) -> None:
+    (entry_id,) = await several(core, clock, settle, 1)
+    reader = bearer((await core.make_key("shop", SECRET)).secret)
+
+    async def told(metadata: Any, source: str = "") -> set[str]:
+        request = ExplainEventRequest(id=entry_id, source=source)
+        answer = await core.query.ExplainEvent(request, metadata=metadata)
+        return {Verdict.Name(story.verdict).removeprefix("VERDICT_") for story in answer.stories}
+
+    await replay(core)
+    for metadata, source in ((ADMIN, ""), (ADMIN, "shop"), (reader, "")):
+        assert await told(metadata, source) == {"QUARANTINED", "IN_QUEUE"}
+    await settle()
+    assert await told(ADMIN, "shop") == {"STORED"}
+
+
 async def test_chosen_ones_are_replayed(core: Caller, clock: Clock, settle: Settle) -> None:
     ids = await several(core, clock, settle, 4)
     assert (await replay(core, quarantine_ids=[ids[2], ids[0], "no id"])).stored == 2
@@ -603,6 +622,22 @@ async def test_a_queue_that_fails_has_stored_nothing(
     assert (await replay(core)).stored == 2
     await settle()
     assert [event.event_id for event in await stored(core)] == ids[::-1]
+
+
+async def test_a_fault_in_a_replay_is_no_bad_page_token(
+    options: Any, start: Any, clock: Clock, settle: Settle
+) -> None:
+    class Broken:
+        async def append(self, batch: bytes, item_count: int, received: Any = None) -> None:
+            raise ValueError("a fault")
+
+    core = await start()
+    await several(core, clock, settle, 2)
+    token = (await replay(core, limit=1, dry_run=True)).next_page_token
+    async with open_stores(options) as stores:
+        broken: Stores = stores._replace(queue=Broken())
+        failed = await failure(replay(await start(broken), page_token=token))
+    assert (failed.code.name, failed.reason, failed.field) == ("INTERNAL", "INTERNAL", "")
 
 
 async def test_a_replayed_event_is_found_under_its_entrys_id(

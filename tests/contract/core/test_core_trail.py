@@ -38,7 +38,8 @@ from polylect.v1.trail_pb2 import (
 )
 from uuid_utils.compat import uuid7
 
-from core_service.refusals import MAX_REPORTED, NO_SOURCE
+from core_service.ports import NO_SOURCE
+from core_service.refusals import MAX_REPORTED
 from core_service.server import CoreOptions, open_stores, start_core
 
 SECRET, SERVICE = ingest_pb2.KEY_KIND_PULSORA_SECRET, ingest_pb2.KEY_KIND_SERVICE
@@ -234,10 +235,15 @@ async def test_whole_requests_that_are_refused(core: Caller, key: str, clock: Cl
         story = await the_story(core, request_id, source="shop")
         assert (reason(story), story.source_id, story.event_count) == ("CREDENTIAL_INVALID", NO_SOURCE, 1)
         assert await explain(core, request_id, bearer(key)) == []
-    assert await ledger(core) == {
-        (shop, "pulsora"): [6, 0, 0, 0, 3, 3],
-        (NO_SOURCE, "pulsora"): [2, 0, 0, 0, 2, 0],
-    }
+        assert await explain(core, request_id, source=NO_SOURCE) == [story]
+    sourceless = {(NO_SOURCE, "pulsora"): [2, 0, 0, 0, 2, 0]}
+    assert await ledger(core) == {(shop, "pulsora"): [6, 0, 0, 0, 3, 3], **sourceless}
+    assert await ledger(core, source=NO_SOURCE) == sourceless
+    for call in (
+        core.query.GetLedger(GetLedgerRequest(source=NO_SOURCE), metadata=bearer(key)),
+        core.query.ExplainEvent(ExplainEventRequest(id=nobody, source=NO_SOURCE), metadata=bearer(key)),
+    ):
+        assert (await failure(call)).code.name == "NOT_FOUND"
 
 
 async def test_calls_over_grpc_that_are_refused(core: Caller, key: str) -> None:
@@ -302,6 +308,20 @@ async def test_what_a_facade_reports(core: Caller, key: str) -> None:
     for bad in ({"counts": [count] * (MAX_REPORTED + 1)}, {"samples": [refusal] * (MAX_REPORTED + 1)}):
         call = core.ingest.ReportRefusals(ReportRefusalsRequest(**bad), metadata=FACADE)
         assert (await failure(call)).reason == "ARGUMENT_INVALID"
+
+
+async def test_a_refused_request_of_no_date_is_told_and_holds_up_no_other(core: Caller, key: str) -> None:
+    for seconds in (2**60, -(2**60)):
+        await core.send(a_request("nobody", request_id=f"at-{seconds}", received_at={"seconds": seconds}))
+    for seconds in (2**60, -(2**60)):
+        story = await the_story(core, f"at-{seconds}")
+        assert story.received_at.ToDatetime() == NOW.replace(tzinfo=None)
+
+
+async def test_a_sample_is_remembered_without_a_count(core: Caller) -> None:
+    refusal = Refusal(request_id="alone", dialect="apex", event_count=1)
+    await core.ingest.ReportRefusals(ReportRefusalsRequest(samples=[refusal]), metadata=FACADE)
+    assert (await the_story(core, "alone")).dialect == "apex"
 
 
 async def test_of_a_flood_some_are_remembered_and_all_are_counted(
