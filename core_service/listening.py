@@ -5,6 +5,8 @@ Hides TLS, and that a stop waits for every answer, yet not for those who only wa
 
 import asyncio
 import contextlib
+import errno
+import socket
 from pathlib import Path
 from typing import Protocol
 
@@ -65,7 +67,23 @@ def listen(server: grpc.aio.Server, options: ListeningOptions) -> int:
         )
         return server.add_secure_port(options.address, credentials)
     except RuntimeError as error:
-        raise OSError(f"can't listen on {options.address}: {error}") from error
+        raise OSError(_why_not(options.address) or f"can't listen on {options.address}: {error}") from error
+
+
+def _why_not(address: str) -> str:
+    """Say in our own words that a port is taken; "" when it is something else. gRPC's are for its makers."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return ""
+    host = host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return f"port {port} of {host} is taken: stop what uses it, or set POLYLECT_GRPC_PORT"
+    return ""
 
 
 async def stop(server: grpc.aio.Server, interceptor: CallInterceptor, drain_seconds: float) -> None:
