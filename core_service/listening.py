@@ -5,6 +5,8 @@ Hides TLS, and that a stop waits for every answer, yet not for those who only wa
 
 import asyncio
 import contextlib
+import errno
+import socket
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +55,7 @@ def make_server(interceptor: CallInterceptor) -> grpc.aio.Server:
 
 def listen(server: grpc.aio.Server, options: ListeningOptions) -> int:
     """Open the port, and give it. Raises OSError, and ValueError for half of a certificate."""
+    _refuse_taken(options.address)
     cert, key = options.tls_cert, options.tls_key
     try:
         if cert is None and key is None and options.tls_client_ca is None:
@@ -67,6 +70,24 @@ def listen(server: grpc.aio.Server, options: ListeningOptions) -> int:
         return server.add_secure_port(options.address, credentials)
     except RuntimeError as error:
         raise OSError(f"can't listen on {options.address}: {error}") from error
+
+
+def _refuse_taken(address: str) -> None:
+    """Raise OSError when the port is taken: gRPC would print and raise words for its makers."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    host = host.strip("[]")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            # Anything else gRPC finds by itself.
+            if error.errno == errno.EADDRINUSE:
+                raise OSError(
+                    f"port {port} of {host} is taken: stop what uses it, or set POLYLECT_GRPC_PORT"
+                ) from error
 
 
 async def stop(server: grpc.aio.Server, interceptor: CallInterceptor, drain_seconds: float) -> None:

@@ -4,7 +4,6 @@ Hides that an id may be a user's, a visitor's or both, and how the administrator
 voided.
 """
 
-import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
@@ -13,7 +12,16 @@ from polylect.v1 import identity_pb2 as pb
 from polylect.v1.source_pb2 import ListSourcesRequest
 
 from polylect_cli.calling import Core, connected, time_text
-from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table, printable
+from polylect_cli.output import (
+    EXIT_USAGE,
+    CommandError,
+    confirm,
+    print_error,
+    print_json,
+    print_line,
+    print_table,
+    printable,
+)
 from polylect_cli.sources import JsonOption
 
 app = typer.Typer(no_args_is_help=True, help="Identity: who a visitor or user is, and from which records.")
@@ -72,7 +80,8 @@ def unlink(
             asked = pb.UnlinkIdentityRequest(dry_run=True)
             asked.MergeFrom(request)
             would = core.call(core.identity.UnlinkIdentity, asked)
-            _confirm(_words_of(would, "will read", "is void then", "are void then"))
+            print_error(_words_of(would, "will read", "is void then", "are void then"))
+            confirm("Unlink?", yes, "nothing changed")
         made = core.call(core.identity.UnlinkIdentity, request)
     if as_json:
         print_json(
@@ -160,18 +169,6 @@ def _words_of(change: pb.UnlinkIdentityResponse, reads: str, one_is: str, many_a
         f"{links}, of visitor {visitor} to user {user}; events of the visitor from now on {now}, "
         "earlier ones as if these identifies had not been"
     )
-
-
-def _confirm(words: str) -> None:
-    print_line(words)
-    sys.stdout.write("unlink? [y/N] ")
-    sys.stdout.flush()
-    answer = sys.stdin.readline()
-    if not answer:
-        print_line()
-        raise CommandError("nothing changed: no answer; give --yes to unlink without asking", EXIT_USAGE)
-    if answer.strip().lower() not in ("y", "yes"):
-        raise CommandError("nothing changed")
 
 
 def _as_dict(wanted: str, found: _Found) -> dict[str, Any]:

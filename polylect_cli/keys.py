@@ -1,6 +1,5 @@
 """`polylect key`: the credentials of a source. A secret is shown once, when its key is made."""
 
-import re
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ from polylect.v1.ingest_pb2 import KeyKind
 from polylect_cli.calling import connected, time_text
 from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table
 from polylect_cli.sources import JsonOption, SourceArgument
+from polylect_cli.times import parse_duration
 
 app = typer.Typer(no_args_is_help=True, help="Keys: the credentials of a source.")
 
@@ -20,8 +20,6 @@ _KINDS = [
     for name in KeyKind.keys()  # noqa: SIM118 (a protobuf enum is no mapping)
     if KeyKind.Value(name)
 ]
-
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY_ID", help="Id of the key, from `key list`.")]
 
@@ -92,7 +90,7 @@ def rotate(
     as_json: JsonOption = False,
 ) -> None:
     """Replace a key: show the new secret, this once, and end the old key after the overlap."""
-    seconds = parse_duration(overlap)
+    seconds = parse_duration("--overlap", overlap)
     request = pb.RotateKeyRequest(key_id=key_id, overlap=Duration(seconds=seconds))
     with connected() as core:
         made = core.call(core.sources.RotateKey, request)
@@ -135,11 +133,3 @@ def _as_dict(key: pb.Key) -> dict[str, Any]:
         "expires_at": time_text(key.expires_at) or None,
         "revoked_at": time_text(key.revoked_at) or None,
     }
-
-
-def parse_duration(text: str, option: str = "--overlap") -> int:
-    """Read the duration given to an option; give seconds. Raises CommandError."""
-    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
-    if not match:
-        raise CommandError(f"{option} {text}: give a number and s, m, h or d, as in 24h", EXIT_USAGE)
-    return int(match[1]) * _UNIT_SECONDS[match[2]]

@@ -1,7 +1,5 @@
 """`polylect ledger`: what came in and what became of it, hour by hour, and whether that adds up."""
 
-import re
-import time
 from typing import Annotated, Any
 
 import typer
@@ -10,26 +8,24 @@ from polylect.v1.trail_pb2 import GetLedgerRequest, GetLedgerResponse, LedgerEnt
 from polylect_cli.calling import connected, time_text
 from polylect_cli.output import (
     EXIT_REFUSED,
-    EXIT_USAGE,
-    CommandError,
     print_error,
     print_json,
     print_line,
     print_table,
 )
 from polylect_cli.source_names import SourceNames
+from polylect_cli.times import parse_moment
 
 _PAGE_SIZE = 1_000
 _COUNTS = ("received", "stored", "duplicate", "quarantined", "refused", "in_queue")
 _COLUMNS = ("hour", "source", "dialect", *(name.replace("_", " ") for name in _COUNTS), "missing")
-_SPAN = re.compile(r"([1-9]\d{0,5})([hd])")
-_UNIT_SECONDS = {"h": 3_600, "d": 86_400}
 
 
 def ledger(
     source: Annotated[str, typer.Option(help="Name or id of the source; without it, all.")] = "",
     since: Annotated[
-        str, typer.Option(metavar="SPAN|all", help="Hours that began within this: 6h, 7d; all.")
+        str,
+        typer.Option(metavar="TIME|AGE|all", help="Hours that began then or later: 2026-05-01, 90m, 7d."),
     ] = "24h",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
@@ -40,7 +36,7 @@ def ledger(
     """
     request = GetLedgerRequest(source=source, page_size=_PAGE_SIZE)
     if since != "all":
-        request.received_from.FromSeconds(int(time.time()) - _span_seconds(since))
+        request.received_from.FromDatetime(parse_moment("--since", since))
     with connected() as core:
         whole = first = core.call(core.queries.GetLedger, request)
         entries = list(first.entries)
@@ -62,13 +58,6 @@ def ledger(
             "nobody knows what became. Please report it, with what `polylect ledger --json` prints"
         )
         raise typer.Exit(EXIT_REFUSED)
-
-
-def _span_seconds(text: str) -> int:
-    found = _SPAN.fullmatch(text)
-    if found is None:
-        raise CommandError(f"--since {text}: give a number of hours or days, 6h or 7d, or all", EXIT_USAGE)
-    return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
 def _missing(entry: LedgerEntry) -> int:

@@ -47,6 +47,17 @@ def print_error(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def confirm(question: str, yes: bool, otherwise: str) -> None:
+    """Ask on standard error, unless `yes`; raises CommandError, with `otherwise`, when nobody says yes."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(f"{otherwise}: nobody is here to say yes; give --yes", EXIT_USAGE)
+    print_error(f"{question} [y/N] ")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise CommandError(otherwise)
+
+
 def printable(cell: str) -> str:
     """Give text of a client so that it can't steer the terminal."""
     clean = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in cell)

@@ -3,38 +3,34 @@
 Hides how options select entries, that a replay goes through many calls, and when somebody is asked.
 """
 
-import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.timestamp_pb2 import Timestamp
 from polylect.v1 import quarantine_pb2 as pb
 from polylect.v1.error_reason_pb2 import ErrorReason
-from polylect.v1.source_pb2 import ListSourcesRequest
 
 from polylect_cli.calling import Core, connected, time_text
 from polylect_cli.output import (
-    EXIT_REFUSED,
     EXIT_USAGE,
     CommandError,
-    print_error,
+    confirm,
     print_json,
     print_line,
     print_table,
 )
-from polylect_cli.quarantine_view import entry_document, reason_word, sent_lines, summary_document
+from polylect_cli.quarantine_view import entry_document, sent_lines, summary_document
+from polylect_cli.source_names import SourceNames
 from polylect_cli.sources import JsonOption, SourceArgument
+from polylect_cli.times import parse_moment
+from polylect_cli.words import reason_word
 
 app = typer.Typer(
     no_args_is_help=True, help="Quarantine: what was refused after a good key, kept as it came."
 )
 
 _PAGE_SIZE = 1_000
-_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _COLUMNS = ("quarantine_id", "received", "reason", "field", "message", "source", "dialect", "request_id")
 
 IdsArgument = Annotated[
@@ -72,16 +68,16 @@ def list_entries(
         if chosen.HasField(name):  # type: ignore[arg-type]
             getattr(request, name).CopyFrom(getattr(chosen, name))
     with connected() as core:
-        names = _source_names(core)
         found = list(_latest(core, request, limit))
-    if as_json:
-        for entry in found:
-            print_json(entry_document(entry))
-    elif found:
-        print_table(_COLUMNS, [_row(entry, names) for entry in found])
-        print_line("`polylect quarantine show ID` prints one whole")
-    else:
-        print_line("nothing of that is in quarantine")
+        if as_json:
+            for entry in found:
+                print_json(entry_document(entry))
+        elif found:
+            names = SourceNames(core)
+            print_table(_COLUMNS, [_row(entry, names) for entry in found])
+            print_line("`polylect quarantine show ID` prints one whole")
+        else:
+            print_line("nothing of that is in quarantine")
 
 
 @app.command()
@@ -93,14 +89,14 @@ def show(
     with connected() as core:
         request = pb.GetRequest(quarantine_id=quarantine_id)
         entry = core.call(core.quarantine.Get, request).event
-        names = {} if as_json else _source_names(core)
-    if as_json:
-        print_json(entry_document(entry))
-        return
+        if as_json:
+            print_json(entry_document(entry))
+            return
+        source = SourceNames(core).name(entry.source_id)
     kept = entry.circumstances
     lines = {
         "quarantine_id": entry.quarantine_id,
-        "source": names.get(entry.source_id, entry.source_id),
+        "source": source,
         "reason": reason_word(entry.rejection.reason),
         "message": entry.rejection.message,
         "field": entry.rejection.field,
@@ -123,18 +119,19 @@ def summary(
 ) -> None:
     """Tell how much is in quarantine, why, and how much was dropped for want of room or for its age."""
     with connected() as core:
-        names = _source_names(core)
         summaries = core.call(core.quarantine.Summarize, pb.SummarizeRequest(source=source)).sources
-    if as_json:
-        print_json([summary_document(one) for one in summaries])
-        return
-    if not summaries:
-        print_line("nothing is in quarantine, and nothing was dropped")
-        return
+        if as_json:
+            print_json([summary_document(one) for one in summaries])
+            return
+        if not summaries:
+            print_line("nothing is in quarantine, and nothing was dropped")
+            return
+        sources = SourceNames(core)
+        names = [sources.name(one.source_id) for one in summaries]
     columns = ("source", "entries", "reasons", "KiB", "oldest", "latest", "dropped for room", "for age")
     rows = [
         (
-            names.get(one.source_id, one.source_id),
+            name,
             str(sum(counted.count for counted in one.reasons)),
             "  ".join(f"{reason_word(counted.reason)} {counted.count}" for counted in one.reasons),
             str(-(-one.size_bytes // 1024)),
@@ -143,7 +140,7 @@ def summary(
             str(one.dropped_for_room),
             str(one.dropped_for_age),
         )
-        for one in summaries
+        for name, one in zip(names, summaries, strict=True)
     ]
     print_table(columns, rows)
 
@@ -174,7 +171,7 @@ def replay(
         if not as_json:
             _print_verdicts("would be stored", would.would_store, would.refused)
         if would.would_store and not dry_run:
-            _confirm(f"Store {would.would_store}?", yes, "nothing was stored")
+            confirm(f"Store {would.would_store}?", yes, "nothing was stored")
             request.dry_run = False
             done = _replay(core, request)
             told |= {"stored": done.stored, "still_refused": done.refused_words()}
@@ -212,7 +209,7 @@ def discard(
         if not as_json:
             print_line(f"{count} to be discarded")
         if count and not dry_run:
-            _confirm(f"Discard {count} for good?", yes, "nothing was discarded")
+            confirm(f"Discard {count} for good?", yes, "nothing was discarded")
             request.dry_run = False
             discarded = core.call(core.quarantine.Discard, request, timeout_seconds=60).discarded
             if not as_json:
@@ -252,17 +249,6 @@ def _print_verdicts(verdict: str, count: int, refused: Counter[str]) -> None:
     print_table(("verdict", "entries"), rows)
 
 
-def _confirm(question: str, yes: bool, otherwise: str) -> None:
-    """Raises CommandError when nobody says yes."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise CommandError(f"{otherwise}: nobody is here to say yes; give --yes, or --dry-run", EXIT_USAGE)
-    print_error(f"{question} [y/N] ")
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise CommandError(otherwise, EXIT_REFUSED)
-
-
 def _latest(core: Core, request: pb.ListRequest, limit: int) -> Iterator[pb.QuarantinedEvent]:
     while limit > 0:
         request.page_size = min(limit, _PAGE_SIZE)
@@ -274,19 +260,14 @@ def _latest(core: Core, request: pb.ListRequest, limit: int) -> Iterator[pb.Quar
             return
 
 
-def _source_names(core: Core) -> dict[str, str]:
-    answer = core.call(core.sources.ListSources, ListSourcesRequest())
-    return {source.source_id: source.name for source in answer.sources}
-
-
-def _row(entry: pb.QuarantinedEvent, names: dict[str, str]) -> tuple[str, ...]:
+def _row(entry: pb.QuarantinedEvent, names: SourceNames) -> tuple[str, ...]:
     return (
         entry.quarantine_id,
         time_text(entry.received_at),
         reason_word(entry.rejection.reason),
         entry.rejection.field,
         entry.rejection.message,
-        names.get(entry.source_id, entry.source_id),
+        names.name(entry.source_id),
         entry.dialect,
         entry.request_id,
     )
@@ -299,29 +280,14 @@ def _filter(
     known = {reason_word(number): number for number in ErrorReason.values() if number}
     if reason and reason not in known:
         raise CommandError(f"--reason {reason}: no such reason; there are {', '.join(known)}", EXIT_USAGE)
-    return pb.QuarantineFilter(
+    chosen = pb.QuarantineFilter(
         reason=known.get(reason, ErrorReason.ERROR_REASON_UNSPECIFIED),
         dialect=dialect,
         request_id=request_id,
         field=field,
-        received_from=parse_moment("--since", since) if since else None,
-        received_until=parse_moment("--until", until) if until else None,
     )
-
-
-def parse_moment(option: str, text: str) -> Timestamp:
-    """Read an ISO 8601 time (without offset UTC), or an age before now. Raises CommandError."""
-    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
-    try:
-        if match:
-            moment = datetime.now(UTC) - timedelta(seconds=int(match[1]) * _UNIT_SECONDS[match[2]])
-        else:
-            given = datetime.fromisoformat(text)
-            moment = given.astimezone(UTC) if given.tzinfo else given.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise CommandError(
-            f"{option} {text}: give a time as 2026-05-01T12:00Z, or an age as 90m, 24h or 7d", EXIT_USAGE
-        ) from None
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp
+    if since:
+        chosen.received_from.FromDatetime(parse_moment("--since", since))
+    if until:
+        chosen.received_until.FromDatetime(parse_moment("--until", until))
+    return chosen

@@ -9,23 +9,16 @@ from typing import Any
 
 import msgspec
 from google.protobuf.message import DecodeError
-from polylect.v1.error_reason_pb2 import ERROR_REASON_UNWRITABLE, ErrorReason
+from polylect.v1.error_reason_pb2 import ERROR_REASON_UNWRITABLE
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent, QuarantineSummary
 
 from polylect_cli.calling import time_text
 from polylect_cli.events import as_document
 from polylect_cli.output import printable
+from polylect_cli.words import reason_word
 
-_PREFIX = "ERROR_REASON_"
 _GRPC = "grpc"
-
-
-def reason_word(reason: int) -> str:
-    """Give a reason as the list has it: field_missing. A core that is newer may know more."""
-    if reason not in ErrorReason.values():
-        return f"reason_{reason}"
-    return ErrorReason.Name(ErrorReason.ValueType(reason)).removeprefix(_PREFIX).lower()
 
 
 def entry_document(entry: QuarantinedEvent) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from polylect.v1.query_pb2 import (
 )
 
 from polylect_cli.calling import connected, time_text
-from polylect_cli.keys import parse_duration
 from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table
 from polylect_cli.sources import JsonOption, SourceArgument
+from polylect_cli.times import parse_duration, parse_moment
 
 _METRICS = {
     name.removeprefix("STATS_METRIC_").lower(): number for name, number in StatsMetric.items() if number
@@ -39,7 +39,8 @@ def stats(
         str, typer.Option(help="How far back, by the events' own time: a number and s, m, h or d.")
     ] = "24h",
     until: Annotated[
-        str, typer.Option(metavar="TIME", help="End of the period, ISO 8601, UTC if not said. Default: now.")
+        str,
+        typer.Option(metavar="TIME|AGE", help="End of the period: 2026-05-01T12:00Z, 7d. Default: now."),
     ] = "",
     group_by: Annotated[str, typer.Option(metavar="|".join(_GROUPINGS), help="Break it down.")] = "",
     site: Annotated[str, typer.Option(help="This site only.")] = "",
@@ -51,9 +52,9 @@ def stats(
     as_json: JsonOption = False,
 ) -> None:
     """Count a source's events, users or sessions."""
-    ends = _moment(until) if until else datetime.now(UTC) + timedelta(milliseconds=1)
+    ends = parse_moment("--until", until) if until else datetime.now(UTC) + timedelta(milliseconds=1)
     try:
-        begins = ends - timedelta(seconds=parse_duration(period, "--period"))
+        begins = ends - timedelta(seconds=parse_duration("--period", period))
     except OverflowError:
         begins = datetime.min.replace(tzinfo=UTC)
     request = GetStatsRequest(
@@ -80,14 +81,6 @@ def stats(
             for group in answer.groups
         ]
         print_table(columns, rows)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise CommandError(f"--until {text}: give a time as in 2026-01-31T12:00:00Z", EXIT_USAGE) from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _one_of(option: str, word: str, words: dict[str, Any]) -> Any:

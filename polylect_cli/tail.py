@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
-from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 from polylect.v1.query_pb2 import (
     TAIL_VERDICT_ACCEPTED,
@@ -25,6 +24,7 @@ from polylect_cli.calling import Core, Interrupted, connected, time_text
 from polylect_cli.events import KINDS, as_document, kind_of, row_of
 from polylect_cli.output import EXIT_USAGE, CommandError, print_error, print_json, print_line, printable
 from polylect_cli.source_names import SourceNames
+from polylect_cli.words import reason_word
 
 _AGAIN_SECONDS = 1.0
 # More than a resumed call repeats.
@@ -109,7 +109,7 @@ def _document(answer: TailEventsResponse) -> dict[str, Any]:
     refused = _refused(answer)
     return {
         "verdict": "refused",
-        "reason": _reason(refused),
+        "reason": reason_word(refused.rejection.reason),
         "message": refused.rejection.message,
         "field": refused.rejection.field,
         "quarantine_id": answer.quarantined.quarantine_id,
@@ -130,7 +130,7 @@ def _cells(answer: TailEventsResponse, sources: SourceNames) -> tuple[str, ...]:
     return (
         time_text(refused.received_at),
         "REFUSED ",
-        f"{_reason(refused)}: {refused.rejection.message}",
+        f"{reason_word(refused.rejection.reason)}: {refused.rejection.message}",
         sources.name(refused.source_id),
         refused.dialect,
         refused.endpoint,
@@ -140,10 +140,3 @@ def _cells(answer: TailEventsResponse, sources: SourceNames) -> tuple[str, ...]:
 
 def _refused(answer: TailEventsResponse) -> QuarantinedEvent | Refusal:
     return answer.quarantined if answer.WhichOneof("item") == "quarantined" else answer.refusal
-
-
-def _reason(refused: QuarantinedEvent | Refusal) -> str:
-    number = refused.rejection.reason
-    if number not in ErrorReason.values():
-        return f"reason_{number}"
-    return ErrorReason.Name(number).removeprefix("ERROR_REASON_").lower()

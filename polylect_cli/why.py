@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 from google.protobuf.json_format import MessageToDict
-from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.trail_pb2 import EventStory, ExplainEventRequest, Verdict
 
 from polylect_cli.calling import connected, time_text
 from polylect_cli.events import as_document
 from polylect_cli.output import EXIT_REFUSED, print_error, print_json, print_line, printable
 from polylect_cli.source_names import NO_SOURCE, SourceNames
+from polylect_cli.words import reason_word
 
 _HINT = """\
 nothing is known of {id!r}.
@@ -91,7 +91,7 @@ def _verdict(story: EventStory) -> str:
 
 def _reason(story: EventStory) -> str:
     rejection = story.rejection
-    word = _reason_word(rejection.reason)
+    word = reason_word(rejection.reason)
     about = f", field {rejection.field}" if rejection.field else ""
     return f"{rejection.message.rstrip('.') or word} ({word}{about})."
 
@@ -106,18 +106,12 @@ def _outcome(story: EventStory) -> Iterator[str]:
         yield f"  It had {story.event_count} events; none was stored."
 
 
-def _reason_word(reason: ErrorReason.ValueType) -> str:
-    if reason not in ErrorReason.values():
-        return f"reason_{reason}"
-    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_").lower()
-
-
 def _document(story: EventStory, names: SourceNames) -> dict[str, Any]:
     document: dict[str, Any] = MessageToDict(story, preserving_proto_field_name=True)
     document["verdict"] = Verdict.Name(story.verdict).removeprefix("VERDICT_").lower()
     document["source"] = names.name(story.source_id)
     if story.HasField("rejection"):
-        document["rejection"]["reason"] = _reason_word(story.rejection.reason)
+        document["rejection"]["reason"] = reason_word(story.rejection.reason)
     if story.HasField("event"):
         document["event"] = as_document(story.event)
     return document

@@ -239,12 +239,13 @@ class FacadeProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._refusing:
+            return
+        if self._refusing:
             self._answer_refused(self._refusing)
-        elif self._is_lingering():
+            return
+        self._idle_since = self.loop.time()
+        if self._is_lingering():
             self._set_deadline(_LINGER_SECONDS)
-        else:
-            self._idle_since = self.loop.time()
 
     def shutdown(self) -> None:
         """Let the request under way, or one about to arrive, be the last."""

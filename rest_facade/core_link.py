@@ -19,7 +19,7 @@ from polylect.v1.source_pb2 import CheckOriginRequest
 from polylect.v1.source_pb2_grpc import SourceServiceStub
 from polylect.v1.trail_pb2 import ReportRefusalsRequest
 
-from rest_facade.core_refusal import CoreRefusal, refusal_of
+from rest_facade.core_refusal import CoreRefusal, own_refusal_of, refusal_of
 from rest_facade.resumed import begun
 
 _OPTIONS = (
@@ -100,7 +100,10 @@ class CoreLink:
             await stream.write(serialized)
             response = await stream.read()
         except grpc.aio.AioRpcError as error:
-            raise refusal_of(error) from error
+            if error.code() is grpc.StatusCode.INTERNAL:
+                # gRPC's own word for a message that met the end of its stream, whatever had ended it.
+                await self._check_known()
+            raise own_refusal_of(error) from error
         except BaseException:
             # It may be answered yet, and the answer taken for the next one's.
             stream.cancel()
@@ -125,7 +128,11 @@ class CoreLink:
                 request, metadata=self._metadata, timeout=_CHECK_TIMEOUT_SECONDS
             )
         except grpc.aio.AioRpcError as error:
-            raise refusal_of(error) from error
+            raise own_refusal_of(error) from error
+
+    async def _check_known(self) -> None:
+        """Raise CoreRefusal unless the core takes what this facade says."""
+        await self.report_refusals(ReportRefusalsRequest())
 
     async def check_origin(self, origin: str) -> bool:
         """Tell whether any enabled source lists the origin."""
@@ -153,14 +160,21 @@ class CoreLink:
         }
 
     async def serves(self) -> bool:
-        """Tell whether core and database answer; raises CoreRefusal when the core can't be reached."""
+        """Tell whether core and database answer.
+
+        Raises CoreRefusal when the core can't be reached; UnknownFacade when it would take nothing from here.
+        """
         try:
             response = await self._health.Check(
                 health_pb2.HealthCheckRequest(), metadata=self._metadata, timeout=_CHECK_TIMEOUT_SECONDS
             )
         except grpc.aio.AioRpcError as error:
             raise refusal_of(error) from error
-        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+        if response.status != health_pb2.HealthCheckResponse.SERVING:
+            return False
+        # Anyone may ask for its health.
+        await self._check_known()
+        return True
 
     async def close(self) -> None:
         """Close the channel."""

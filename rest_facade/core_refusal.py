@@ -23,6 +23,14 @@ _BY_CODE = {
     grpc.StatusCode.INVALID_ARGUMENT: reasons.ERROR_REASON_ARGUMENT_INVALID,
 }
 
+_NOT_KNOWN = frozenset(
+    (
+        reasons.ERROR_REASON_CREDENTIAL_MISSING,
+        reasons.ERROR_REASON_CREDENTIAL_INVALID,
+        reasons.ERROR_REASON_SCOPE_MISSING,
+    )
+)
+
 
 class CoreRefusal(Exception):
     """The core said no to a call, or did not answer."""
@@ -41,6 +49,21 @@ class CoreRefusal(Exception):
         self.retry_after_seconds = retry_after_seconds
         # Of the failed call, trailing.
         self.metadata = metadata
+
+
+class UnknownFacade(CoreRefusal):
+    """The core does not know the facade by its token."""
+
+    def __init__(self, reason: ErrorReason.ValueType) -> None:
+        super().__init__(
+            reason, "The core does not know this facade: POLYLECT_FACADE_TOKEN differs from the core's"
+        )
+
+
+def own_refusal_of(error: grpc.aio.AioRpcError) -> CoreRefusal:
+    """Read a failed call made under the facade's own token."""
+    refusal = refusal_of(error)
+    return UnknownFacade(refusal.reason) if refusal.reason in _NOT_KNOWN else refusal
 
 
 def refusal_of(error: grpc.aio.AioRpcError) -> CoreRefusal:

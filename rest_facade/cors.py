@@ -36,11 +36,12 @@ class CorsHeaders:
             return _EXPOSE
         return {**_echo(origin), **self._always, **_EXPOSE}
 
-    def for_preflight(self, origin: str, requested_headers: str) -> Headers:
-        """Give the headers of the 204 to a preflight from an allowed origin."""
+    def for_preflight(self, origin: str, requested_headers: str, methods: str) -> Headers:
+        """Give the headers of the 204 to a preflight from an allowed origin; `methods` are the path's."""
         allow_origin = self._any if self._cors.origins is Origins.ANY else _echo(origin)
         allowed_headers = self._allowed_headers(requested_headers)
-        return {**allow_origin, **self._methods, **allowed_headers, **_MAX_AGE, **_EXPOSE}
+        allow_methods = {"access-control-allow-methods": methods}
+        return {**allow_origin, **allow_methods, **allowed_headers, **_MAX_AGE, **_EXPOSE}
 
     def _allowed_headers(self, requested: str) -> Headers:
         asked = {name.strip().lower() for name in requested.split(",")} if self._on_request else set()

@@ -18,7 +18,6 @@ from rest_facade.face import Face
 from rest_facade.lean_falcon import Request, Response
 from rest_facade.metrics import EndpointMetrics
 from rest_facade.refusals import Refusals
-from rest_facade.render import Answer
 from rest_facade.vocabulary import Endpoint, ShapeError
 
 _NO_COOKIES_FOR = frozenset(
@@ -69,24 +68,7 @@ class TakesEvents:
 
     async def on_options(self, req: Request, resp: Response) -> None:
         """Answer a preflight, or say which methods there are."""
-        caller = self.face.read_caller(req)
-        if not caller.origin or "access-control-request-method" not in caller.headers:
-            allow = {"allow": self.allowed_methods}
-            self.face.send(resp, Answer(204, allow, b""), caller, await self._allows(caller))
-            self.metrics.count_answer(204)
-            return
-        try:
-            allowed = await self.face.allows(caller)
-        except CoreRefusal as refusal:
-            await self._refuse(resp, caller, reasons.ERROR_REASON_STORAGE_UNAVAILABLE, refusal.message, 1)
-            return
-        if not allowed:
-            await self._refuse(resp, caller, reasons.ERROR_REASON_ORIGIN_NOT_ALLOWED, "Origin not allowed")
-            return
-        requested = caller.headers.get("access-control-request-headers", "")
-        self.face.send(resp, Answer(204, {}, b""), caller, origin_allowed=True)
-        resp.set_headers(self.face.cors.for_preflight(caller.origin, requested))
-        self.metrics.count_answer(204)
+        await self.face.answer_options(req, resp, self.metrics, self.allowed_methods)
 
     async def take(self, req: Request, resp: Response) -> None:
         """Take one request's events and answer what became of them."""
@@ -100,7 +82,7 @@ class TakesEvents:
             body = await self._reader.read(req.receive, caller.headers)
             arrival = Arrival(
                 caller.headers,
-                _last_of_each(req) if req.query_string else _NO_QUERY,
+                req.last_of_each() if req.query_string else _NO_QUERY,
                 caller.client_ip,
                 caller.request_id,
                 received_us,
@@ -165,12 +147,6 @@ class TakesEvents:
             resp, caller, self.metrics, reason, message, retry_after_seconds=retry_after_seconds
         )
 
-    async def _allows(self, caller: Caller) -> bool:
-        try:
-            return await self.face.allows(caller)
-        except CoreRefusal:
-            return False
-
 
 class PostEndpoint(TakesEvents):
     """An endpoint with a body."""
@@ -190,10 +166,6 @@ class PixelEndpoint(TakesEvents):
         await self.take(req, resp)
         resp.data = _GIF
         resp.set_headers(_GIF_HEADERS)
-
-
-def _last_of_each(req: Request) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else value[-1] for name, value in req.params.items()}
 
 
 def _may_set_cookies(outcome: ClientOutcome) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
+from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.ingest_pb2 import RateLimit
 
@@ -54,11 +55,42 @@ class Face:
         """Tell whether the request comes from a page of the facade itself."""
         return caller.origin.lower() == caller.own_origin
 
-    async def allows(self, caller: Caller) -> bool:
+    async def answer_options(
+        self, request: Request, response: Response, metrics: EndpointMetrics, allowed_methods: str
+    ) -> None:
+        """Answer a preflight, or say which methods a path has."""
+        caller = self.read_caller(request)
+        if not caller.origin or "access-control-request-method" not in caller.headers:
+            answer = Answer(204, {"allow": allowed_methods}, b"")
+            self.send(response, answer, caller, await self._surely_allows(caller))
+            metrics.count_answer(204)
+            return
+        try:
+            allowed = await self._allows(caller)
+        except CoreRefusal as refusal:
+            reason = reasons.ERROR_REASON_STORAGE_UNAVAILABLE
+            await self.refuse(response, caller, metrics, reason, refusal.message, retry_after_seconds=1)
+            return
+        if not allowed:
+            reason = reasons.ERROR_REASON_ORIGIN_NOT_ALLOWED
+            await self.refuse(response, caller, metrics, reason, "Origin not allowed")
+            return
+        requested = caller.headers.get("access-control-request-headers", "")
+        self.send(response, Answer(204, {}, b""), caller, origin_allowed=True)
+        response.set_headers(self.cors.for_preflight(caller.origin, requested, allowed_methods))
+        metrics.count_answer(204)
+
+    async def _allows(self, caller: Caller) -> bool:
         """Tell whether the origin may read answers, without a source to go by. Raises CoreRefusal."""
         if not self.cors.asks_source or not caller.origin or self.is_own(caller):
             return True
         return await self._origins.allows(caller.origin)
+
+    async def _surely_allows(self, caller: Caller) -> bool:
+        try:
+            return await self._allows(caller)
+        except CoreRefusal:
+            return False
 
     def send(
         self,
@@ -94,9 +126,5 @@ class Face:
     ) -> None:
         """Answer a request that got no verdict of the core."""
         answer = self.renderer.refusal(reason, message, self.now_us() // 1000, rate, retry_after_seconds)
-        try:
-            allowed = await self.allows(caller)
-        except CoreRefusal:
-            allowed = False
-        self.send(response, answer, caller, allowed)
+        self.send(response, answer, caller, await self._surely_allows(caller))
         metrics.count_answer(answer.status, reason)

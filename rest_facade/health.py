@@ -5,7 +5,7 @@ from falcon.asgi import Request, Response
 from rest_facade import body_json
 from rest_facade.caller import sane_request_id
 from rest_facade.core_link import CoreLink
-from rest_facade.core_refusal import CoreRefusal
+from rest_facade.core_refusal import CoreRefusal, UnknownFacade
 from rest_facade.metrics import CONTENT_TYPE, Metrics
 
 ALLOWED_METHODS = "GET, HEAD"
@@ -35,7 +35,7 @@ class HealthResource(_Asked):
 
 
 class ReadyResource(_Asked):
-    """Ready: core and database answer too."""
+    """Ready: core and database answer too, and the core knows this facade."""
 
     def __init__(self, link: CoreLink) -> None:
         self._link = link
@@ -47,6 +47,8 @@ class ReadyResource(_Asked):
             reason = (
                 "" if await self._link.serves() else "the core does not serve: its database does not answer"
             )
+        except UnknownFacade as refusal:
+            reason = refusal.message
         except CoreRefusal:
             reason = "the core does not answer"
         if reason:

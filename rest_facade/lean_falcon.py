@@ -42,6 +42,10 @@ class Request(asgi.Request):
                 self.query_string, options.keep_blank_qs_values, options.auto_parse_qs_csv
             )
 
+    def last_of_each(self) -> dict[str, str]:
+        """Give the query's parameters; of one that was repeated the last."""
+        return {name: value if isinstance(value, str) else value[-1] for name, value in self._params.items()}
+
     @property
     def _asgi_headers(self) -> dict[bytes, bytes]:  # type: ignore[override]
         return Headers(self.scope["headers"]).raw

@@ -75,20 +75,13 @@ class StatsResource:
 
     async def on_options(self, req: Request, resp: Response) -> None:
         """Answer a preflight, or say which methods there are."""
-        caller = self.face.read_caller(req)
-        self.face.send(resp, Answer(204, {"allow": self.allowed_methods}, b""), caller, origin_allowed=True)
-        if caller.origin and "access-control-request-method" in caller.headers:
-            resp.delete_header("Allow")
-            requested = caller.headers.get("access-control-request-headers", "")
-            resp.set_headers(self.face.cors.for_preflight(caller.origin, requested))
-            resp.set_header("Access-Control-Allow-Methods", self.allowed_methods)
-        self.metrics.count_answer(204)
+        await self.face.answer_options(req, resp, self.metrics, self.allowed_methods)
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answer one figure."""
         now_us = self.face.now_us()
         caller = self.face.read_caller(req)
-        query = {name: value if isinstance(value, str) else value[-1] for name, value in req.params.items()}
+        query = req.last_of_each()
         try:
             credential = self._credential(caller, query)
             try:

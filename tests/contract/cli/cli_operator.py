@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import random
 import socket
 import subprocess
@@ -51,6 +52,25 @@ class Operator:
             timeout=60,
             check=False,
         )
+
+    def asked(self, *arguments: str, answer: bytes) -> "subprocess.CompletedProcess[str]":
+        """Run a command on a terminal, where `answer` is typed."""
+        ours, theirs = pty.openpty()
+        try:
+            os.write(ours, answer)
+            return subprocess.run(
+                [POLYLECT, *arguments],
+                env=self.environment,
+                stdin=theirs,
+                capture_output=True,
+                text=True,
+                cwd=self._directory,
+                timeout=60,
+                check=False,
+            )
+        finally:
+            os.close(theirs)
+            os.close(ours)
 
     def succeed(self, *arguments: str) -> str:
         done = self.run(*arguments)

@@ -1,5 +1,6 @@
 """`polylect identity` against a real core: who somebody is, and taking it back."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -87,15 +88,19 @@ def test_show_reads_page_after_page(shop: Operator, database_url: str) -> None:
 
 def test_unlink_asks_first(shop: Operator) -> None:
     assert user_of_seen(shop) == "ann"
-    for answer, said in (("n\n", "nothing changed"), ("\n", "nothing changed"), ("", "--yes")):
-        refused = shop.run("identity", "unlink", *THE_TWO, given=answer)
-        assert refused.returncode in (1, 2)
-        assert "1 link is void then, of visitor phone to user ann" in refused.stdout
-        assert said in refused.stderr
+    for answer in (b"n\n", b"\n", b"\x04"):
+        refused = shop.asked("identity", "unlink", *THE_TWO, answer=answer)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "1 link is void then, of visitor phone to user ann" in refused.stderr
+        assert "nothing changed" in refused.stderr
+    # Nobody is there to ask, whatever is piped in.
+    piped = shop.run("identity", "unlink", *THE_TWO, given="y\n")
+    assert (piped.returncode, piped.stdout, "--yes" in piped.stderr) == (2, "", True)
     assert user_of_seen(shop) == "ann"
-    done = shop.run("identity", "unlink", *THE_TWO, "--reason", "lent", given="y\n")
+    done = shop.asked("identity", "unlink", *THE_TWO, "--reason", "lent", "--json", answer=b"y\n")
     assert done.returncode == 0, done.stderr
-    assert "read with bob instead of ann" in done.stdout
+    # The question is not among the JSON.
+    assert json.loads(done.stdout)["user_id_after"] == "bob"
     assert user_of_seen(shop) == "bob"
     [phone] = shop.json("identity", "show", "phone")
     assert [(one["record"], one["reason"]) for one in phone["records"][2:]] == [("unlink", "lent")]

@@ -1,9 +1,6 @@
 """`polylect quarantine` against a real core and worker: what it prints, what it asks, and what it does."""
 
 import json
-import os
-import pty
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +10,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from cli_operator import POLYLECT, Operator
+from cli_operator import Operator
 from polylect.v1.error_reason_pb2 import ERROR_REASON_FIELD_MISSING, Rejection
 from polylect.v1.event_pb2 import Event
 from polylect.v1.ingest_pb2 import (
@@ -164,23 +161,11 @@ def test_somebody_is_asked(operator: Operator) -> None:
     refuse(operator, b"{}")
     # Ctrl-D where nothing is said.
     for answer, remaining in ((b"n\n", 1), (b"\n", 1), (b"\x04", 1), (b"y\n", 0)):
-        ours, theirs = pty.openpty()
-        process = subprocess.Popen(
-            [POLYLECT, "quarantine", "discard", "shop", "--all"],
-            env=operator.environment,
-            stdin=theirs,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        os.close(theirs)
-        os.write(ours, answer)
-        output, error = process.communicate(timeout=60)
-        os.close(ours)
-        assert "Discard 1 for good?" in error
-        assert process.returncode == remaining
-        assert ("1 discarded" in output) is not bool(remaining)
-        assert ("nothing was discarded" in error) is bool(remaining)
+        done = operator.asked("quarantine", "discard", "shop", "--all", answer=answer)
+        assert "Discard 1 for good?" in done.stderr
+        assert done.returncode == remaining
+        assert ("1 discarded" in done.stdout) is not bool(remaining)
+        assert ("nothing was discarded" in done.stderr) is bool(remaining)
         assert len(listed(operator)) == remaining
 
 

@@ -70,8 +70,9 @@ def test_the_story_and_the_sums(operator: Operator, database_url: str) -> None:
     (entry,) = (each for each in whole["entries"] if each["source"] == "shop")
     assert entry.items() >= {**counts, "missing": 0, "dialect": "grpc", "source_id": source_id}.items()
     assert whole["total"]["refused"] == 1
-    last_line = operator.succeed("ledger", "--since", "2h").splitlines()[-1]
-    assert last_line.split() == ["all", "4", "1", "1", "1", "1", "0", "0"]
+    for since in ("90m", "2020-01-01", "all"):
+        last_line = operator.succeed("ledger", "--since", since).splitlines()[-1]
+        assert last_line.split() == ["all", "4", "1", "1", "1", "1", "0", "0"]
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE ledger SET stored = 0 WHERE stored = 1")
     code, said = operator.fail("ledger", "--source", "shop")
@@ -79,10 +80,10 @@ def test_the_story_and_the_sums(operator: Operator, database_url: str) -> None:
     assert "1 of these lines do not balance" in said
 
 
-@pytest.mark.parametrize("since", ["0h", "1w", "h", "", "-1d", "9999999d"])
+@pytest.mark.parametrize("since", ["1w", "h", "", "-1d", "999999999d"])
 def test_a_bad_span(nobody: Operator, since: str) -> None:
     code, said = nobody.fail("ledger", f"--since={since}")
-    assert (code, "6h or 7d" in said) == (2, True)
+    assert (code, "24h or 7d" in said) == (2, True)
 
 
 def test_what_is_not_known(operator: Operator, nobody: Operator) -> None:

@@ -85,8 +85,14 @@ async def test_a_client_without_files_lists_the_methods(core: Caller, protocol: 
 
 
 async def test_a_taken_port_is_told(core: Caller, start: Any) -> None:
-    with pytest.raises(OSError, match=core.address):
+    port = core.address.rpartition(":")[2]
+    with pytest.raises(OSError, match=f"port {port} of 127.0.0.1 is taken: .* set POLYLECT_GRPC_PORT$"):
         await start(address=core.address)
+
+
+async def test_an_address_of_another_machine_is_told(start: Any) -> None:
+    with pytest.raises(OSError, match=r"can't listen on 192\.0\.2\.7:1"):
+        await start(address="192.0.2.7:1")
 
 
 async def test_tls_and_client_certificates(start: Any, core: Caller, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ async def running_facade(
     *,
     clock: Callable[[], datetime] = utc_now,
     max_connections: int | None = None,
+    keep_alive_seconds: int = 75,
     **options: Any,
 ) -> AsyncIterator[Facade]:
     """Run a facade until the block ends."""
@@ -97,6 +98,7 @@ async def running_facade(
         proxy_headers=False,
         log_config=None,
         limit_concurrency=max_connections,
+        timeout_keep_alive=keep_alive_seconds,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 import pytest
 from conftest import StartCore
 from facade_process import Facade, Reply, running_facade, until
+from structlog.testing import capture_logs
 
 TOKEN = {"X-API-Token": "pub_123"}
 PAGEVIEW = (
@@ -88,7 +89,15 @@ async def test_too_many_waiting_requests_are_refused_not_kept(core_address: str)
 
 async def test_a_facade_the_core_does_not_know_loses_nothing(core_address: str) -> None:
     async with running_facade(core_address, facade_token="another") as facade:
-        assert (await send(facade)).status == 503
+        assert (await facade.ask("GET", "/healthz")).status == 200
+        unready = await facade.ask("GET", "/readyz")
+        assert unready.status == 503
+        assert "POLYLECT_FACADE_TOKEN differs" in json.loads(unready.body)["reason"]
+        with capture_logs() as logs:
+            assert (await send(facade)).status == 503
+    (said,) = (entry for entry in logs if entry["event"] == "core_does_not_answer")
+    assert said["reason"] == "credential_invalid"
+    assert "POLYLECT_FACADE_TOKEN differs" in said["error"]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
