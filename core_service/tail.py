@@ -38,6 +38,8 @@ _BUFFER_BYTES = 8 * 1024 * 1024
 _FOLLOWERS_OF_A_SOURCE = 16
 _UUID_RANDOM_BITS = 80
 _ID_BYTES = 16
+# In 9990, near what a date can hold.
+_END_OF_TIME_ID = (253_087_718_400_000 << _UUID_RANDOM_BITS).to_bytes(_ID_BYTES)
 # What is looked for, each in its own table, as TailEventsResponse calls it.
 _ITEMS = ("event", "quarantined", "refusal")
 
@@ -290,10 +292,10 @@ def _cursors_of(token: str) -> list[_Cursor]:
         content = base64.b64decode(token, altchars=b"-_", validate=True)
     except ValueError:
         content = b""
-    if len(content) != _ID_BYTES * len(_ITEMS):
+    ids = [content[start : start + _ID_BYTES] for start in range(0, len(content), _ID_BYTES)]
+    if len(content) != _ID_BYTES * len(_ITEMS) or max(ids) >= _END_OF_TIME_ID:
         message = "The resume token is not one of TailEvents"
         raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="resume_token")
-    ids = (content[start : start + _ID_BYTES] for start in range(0, len(content), _ID_BYTES))
     return [_Cursor(_overlapping(str(uuid.UUID(bytes=one)))) for one in ids]
 
 

@@ -64,20 +64,21 @@ class Reckoning:
             (entry.source_id, entry.dialect, hour_of(entry.received_at.seconds)) for entry in entries
         )
 
-    def release(self, replayed: Iterable[Event], removed: set[tuple[str, str]]) -> None:
-        """Take replayed events out of the quarantine, as far as their entries (source and id) were removed.
+    def release(self, replayed: Iterable[Event], removed: set[tuple[str, str]], duplicates: set[str]) -> None:
+        """Take replayed events out of the quarantine: they were received when their entries were.
 
-        They were received when their entries were; one whose entry had gone before comes in again.
+        Not one of `duplicates` (event_ids) whose entry was not there to be `removed` (source and id): a replay
+        before it has done that, and it comes to nothing.
         """
         left = set(removed)
         for event in replayed:
             line = event.source_id, event.provenance.dialect, hour_of(event.received_at.seconds)
             entry = event.source_id, event.event_id
-            if entry in left:
-                left.remove(entry)
+            if entry in left or event.event_id not in duplicates:
+                left.discard(entry)
                 self.quarantined[line] -= 1
             else:
-                self.received[line] += 1
+                self.duplicate[line] -= 1
 
     def write(self, connection: psycopg.Connection[Any]) -> None:
         """Add to the ledger within the caller's transaction, as its last lock. Raises the driver's errors."""

@@ -101,6 +101,7 @@ class _Claim:
     refused: list[QuarantinedEvent]
     reckoning: Reckoning
     tally: Tally = field(default_factory=Tally)
+    duplicate_ids: set[str] = field(default_factory=set)
     unwritable: int = 0
     # Whose client's id was stored before.
     dropped: list[_Prepared] = field(default_factory=list)
@@ -113,6 +114,7 @@ class _Claim:
     def note_duplicates(self, duplicates: Sequence[_Prepared]) -> None:
         """Count events that were not stored again."""
         self.tally.duplicate += len(duplicates)
+        self.duplicate_ids.update(one.event_id for one in duplicates)
         self.reckoning.duplicate.update([one.line for one in duplicates])
 
     def refuse(self, event: Event, error: Exception) -> None:
@@ -174,7 +176,8 @@ class Writer:
         if replayed:
             # Before what can't be stored comes in: that gets the entry it had, anew.
             entries = {(event.source_id, event.event_id) for event in replayed}
-            claim.reckoning.release(replayed, remove_quarantined(connection, entries))
+            removed = remove_quarantined(connection, entries)
+            claim.reckoning.release(replayed, removed, claim.duplicate_ids)
         if claim.refused:
             insert_quarantined(connection, claim.refused, self._clock())
             self._note_quarantined(claim.refused)

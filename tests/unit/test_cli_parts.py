@@ -22,6 +22,7 @@ EVERYTHING = {
     "POLYLECT_GRPC_HOST": "192.0.2.7",
     "POLYLECT_HTTP_PORT": "8081",
     "POLYLECT_GRPC_PORT": "50052",
+    "POLYLECT_CORE_METRICS_PORT": "9464",
     "DATABASE_URL": "postgresql://ann:hush@db.example/events",
     "PG_BIN": "/usr/lib/postgresql/18/bin",
     "POLYLECT_ADMIN_TOKEN": "admin",
@@ -72,6 +73,7 @@ def test_core_gets_its_options(plan: Plan) -> None:
         tls_cert="/tls/cert.pem",
         tls_key="/tls/key.pem",
         tls_client_ca="/tls/clients.pem",
+        metrics_at=("192.0.2.7", 9464),
     )
 
 

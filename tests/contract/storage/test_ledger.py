@@ -105,10 +105,16 @@ async def test_a_replay_moves_what_was_quarantined(
     await append(queue, EventBatch(replayed=[good, bad]), {})
     await asyncio.to_thread(worker.settle_all)
     assert ledger(connection) == {(SOURCE, "grpc", at(HOUR)): (3, 1, 0, 2, 0)}
-    # Asked for twice, the second finds no entry any more: it came in again, and is a duplicate.
+    # Asked for twice, the second finds no entry any more, and comes to nothing.
     await append(queue, EventBatch(replayed=[good]), {})
     await asyncio.to_thread(worker.settle_all)
-    assert ledger(connection) == {(SOURCE, "grpc", at(HOUR)): (4, 1, 1, 2, 0)}
+    assert ledger(connection) == {(SOURCE, "grpc", at(HOUR)): (3, 1, 0, 2, 0)}
+    # One whose entry was discarded on its way is stored.
+    late = make_event(event_id=refused[2].quarantine_id)
+    connection.execute("DELETE FROM quarantine WHERE quarantine_id = %s", (late.event_id,))
+    await append(queue, EventBatch(replayed=[late]), {})
+    await asyncio.to_thread(worker.settle_all)
+    assert ledger(connection) == {(SOURCE, "grpc", at(HOUR)): (3, 2, 0, 1, 0)}
     assert (await read(database)).unbalanced_entries == 0
 
 
