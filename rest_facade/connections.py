@@ -11,10 +11,11 @@ from urllib.parse import unquote
 import httptools
 from uvicorn import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from rest_facade.caller import sane_request_id
+from rest_facade.heads import refusal, without_offer
 from rest_facade.response_cycle import WholeResponseCycle
 
 _MAX_HEAD_BYTES = 64 * 1024
@@ -30,10 +31,6 @@ COUNT_UNPARSED = "count_unparsed"
 request's id and the address it came from."""
 
 _VERSIONS = frozenset(("1.1", "1.0"))
-# What an offer of another protocol consists of, and what else Connection may say.
-_OFFERING = frozenset((b"upgrade", b"http2-settings"))
-_KEEPING = frozenset((b"close", b"keep-alive"))
-_TEXTS = {400: b"Bad request", 431: b"Request head too large", 503: b"Too many connections"}
 
 
 class FacadeProtocol(HttpToolsProtocol):
@@ -140,7 +137,8 @@ class FacadeProtocol(HttpToolsProtocol):
                 if self._offers:
                     # Not taken up; but the parser leaves out the body of one who offers.
                     self._offers = False
-                    data = self._head_without_offer() + data[offer.args[0] :]
+                    head = without_offer(self.parser.get_method(), self.url, self.headers)
+                    data = head + data[offer.args[0] :]
                     self.parser = httptools.HttpRequestParser(self)
                     # As uvicorn's: a request behind one that said `close` is no fault.
                     self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -302,18 +300,6 @@ class FacadeProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.close()
 
-    def _head_without_offer(self) -> bytes:
-        """Give the head again as if no other protocol had been offered."""
-        lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
-        for name, value in self.headers:
-            if name == b"connection":
-                options = [option.strip() for option in value.lower().split(b",")]
-                kept = b", ".join(option for option in options if option in _KEEPING)
-                lines.append(b"connection: " + (kept or b"keep-alive"))
-            elif name not in _OFFERING:
-                lines.append(b"%s: %s" % (name, value))
-        return b"\r\n".join([*lines, b"", b""])
-
     def _refuse(self, status: int) -> None:
         """Refuse what comes now, and all after it; what came whole before is answered first."""
         broken = self.cycle if self.cycle is not None and self.cycle.more_body else None
@@ -333,17 +319,8 @@ class FacadeProtocol(HttpToolsProtocol):
 
     def _answer_refused(self, status: int) -> None:
         """Answer without a request, neutrally, for there is no path to tell a dialect by."""
-        body = b'{"error":"%s"}' % _TEXTS[status]
-        retry_after = b"retry-after: 1\r\n" if status == 503 else b""
         request_id = self._request_id()
-        self.transport.write(
-            STATUS_LINE[status]
-            + b"content-type: application/json\r\n"
-            + retry_after
-            + b"x-request-id: %s\r\n" % request_id.encode()
-            + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-            + body
-        )
+        self.transport.write(refusal(status, request_id))
         self.transport.close()
         count = self.app_state.get(COUNT_UNPARSED)
         if count is not None:

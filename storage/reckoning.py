@@ -67,8 +67,8 @@ class Reckoning:
     def release(self, replayed: Iterable[Event], removed: set[tuple[str, str]], duplicates: set[str]) -> None:
         """Take replayed events out of the quarantine: they were received when their entries were.
 
-        Not one of `duplicates` (event_ids) whose entry was not there to be `removed` (source and id): a replay
-        before it has done that, and it comes to nothing.
+        Not one of `duplicates` (event_ids) whose entry was not there to be `removed` (source and id): a
+        replay before it has done that, and it comes to nothing.
         """
         left = set(removed)
         for event in replayed:
