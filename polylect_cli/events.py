@@ -50,6 +50,8 @@ def events(
                 print_json(as_document(event))
         elif latest:
             print_table(_COLUMNS, [row_of(event, sources) for event in latest])
+        elif any((source, kind, name, user, visitor, dialect)):
+            print_line("no event is like that; `polylect events` without options lists the latest of all")
         else:
             print_line("no events yet; `polylect send --help` shows how to send one")
 

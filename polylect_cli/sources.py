@@ -49,6 +49,9 @@ def list_sources(as_json: JsonOption = False) -> None:
     if as_json:
         print_json([_as_dict(source) for source in sources])
         return
+    if not sources:
+        print_line("no sources yet; `polylect source create NAME` makes one")
+        return
     columns = ("name", "source_id", "enabled", "rate limit", "origins", "vendor cookies", "created_at")
     print_table(
         columns,

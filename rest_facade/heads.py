@@ -1,4 +1,4 @@
-"""Heads a connection writes by itself: of an answer to what is no request, and of a request less its offer."""
+"""Heads a connection writes by itself: an answer's to what is no request, and a request's less its offer."""
 
 from collections.abc import Iterable
 

@@ -323,6 +323,8 @@ def test_the_largest_event_is_shown(operator: Operator) -> None:
 
 def test_no_events_yet(operator: Operator) -> None:
     assert "no events yet" in operator.succeed("events")
+    assert "no event is like that" in operator.succeed("events", "--dialect", "fish")
+    assert "no sources yet" in operator.succeed("source", "list")
     assert operator.succeed("events", "--json") == ""
 
 
