@@ -21,7 +21,7 @@ ROW_BYTES = 8 * 1024 * 1024
 BUFFER_BYTES = 64 * 1024 * 1024
 # With one flush the disk idles while the next row is built, and an arrival waits for up to two commits. With
 # several, Postgres answers them with one fsync. At 32 and 128 connections 2 gave 12.4k and 17.4k requests/s,
-# 4 gave 13.2k and 18.4k, in short runs that differ among themselves by as much: see benchmarks/README.md.
+# 4 gave 13.2k and 18.4k, in short runs that differed among themselves by as much.
 FLUSHES_IN_FLIGHT = 4
 
 Observed = Callable[[int], AbstractContextManager[None]]
