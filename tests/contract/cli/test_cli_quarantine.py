@@ -145,6 +145,8 @@ def test_replay(operator: Operator) -> None:
     chosen = listed(operator)[1]
     one = operator.json("quarantine", "replay", "shop", chosen["quarantine_id"], "--yes")
     assert one == {"would_store": 1, "stored": 1, "still_refused": {}}
+    # Until the worker has stored it, its entry is there.
+    wait_until(lambda: len(stored(operator)) == 1)
     assert operator.json("quarantine", "replay", "shop", "--reason", "field_missing", "--yes") == {
         "would_store": 1,
         "stored": 1,
