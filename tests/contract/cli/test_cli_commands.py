@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ import grpc
 import msgspec
 import psycopg
 import pytest
-from cli_operator import POLYLECT, Operator
+from cli_operator import POLYLECT, Operator, wait_until
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 from polylect.v1.event_pb2 import Device, Event, EventKind, Page, Revenue
@@ -24,12 +24,6 @@ from polylect.v1.ingest_pb2_grpc import IngestServiceStub
 
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import HEAD
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
 
 
 def test_a_source_from_its_making_to_its_disabling(operator: Operator) -> None:
@@ -297,8 +291,11 @@ def test_a_tail_goes_on_after_a_restart_of_the_core(nobody: Operator, database_u
         assert follower.stderr
         assert "polylect: " in follower.stderr.readline()
         assert follower.stderr.readline() == "polylect: trying again until it answers; Ctrl-C ends\n"
-        # Longer than it waits between two attempts: it says so once.
-        time.sleep(2.5)
+        # It tries more than once, and says so once.
+        with socket.create_server(("127.0.0.1", nobody.grpc_port)) as no_core:
+            no_core.settimeout(20)
+            for _ in range(2):
+                no_core.accept()[0].close()
         with nobody.part("core"):
             nobody.wait_for_core()
             ingest(nobody, secret, Event(kind=track, name="meanwhile"))

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from cli_operator import Operator
+from cli_operator import Operator, wait_until
 from polylect.v1.error_reason_pb2 import ERROR_REASON_FIELD_MISSING, Rejection
 from polylect.v1.event_pb2 import Event
 from polylect.v1.ingest_pb2 import (
@@ -33,13 +33,6 @@ def operator(tmp_path: Path, database_url: str) -> Iterator[Operator]:
         made.wait_for_core()
         made.succeed("source", "create", "shop")
         yield made
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def a_visit(**members: Any) -> bytes:

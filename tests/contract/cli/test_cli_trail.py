@@ -6,7 +6,7 @@ import time
 import grpc
 import psycopg
 import pytest
-from cli_operator import Operator
+from cli_operator import Operator, wait_until
 from polylect.v1.event_pb2 import Event, EventKind
 from polylect.v1.ingest_pb2 import IngestRequest
 from polylect.v1.ingest_pb2_grpc import IngestServiceStub
@@ -21,11 +21,8 @@ def send(operator: Operator, secret: str, request_id: str, *events: Event) -> No
 
 
 def why(operator: Operator, asked_id: str) -> str:
-    deadline = time.monotonic() + 20
-    while (done := operator.run("why", asked_id)).returncode:
-        assert time.monotonic() < deadline, done.stderr
-        time.sleep(0.05)
-    return done.stdout
+    wait_until(lambda: operator.run("why", asked_id).returncode == 0)
+    return operator.succeed("why", asked_id)
 
 
 def test_the_story_and_the_sums(operator: Operator, database_url: str) -> None:

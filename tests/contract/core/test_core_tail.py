@@ -9,11 +9,12 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from core_calls import ADMIN, Caller, Clock, a_request, an_event, bearer, failure_of
+from core_calls import ADMIN, Caller, Clock, a_request, an_event, bearer, failure_of, until
 from polylect.v1 import event_pb2, ingest_pb2, query_pb2, source_pb2
 from polylect.v1.error_reason_pb2 import ErrorReason
 from polylect.v1.ingest_pb2 import IngestRequest
 from polylect.v1.query_pb2 import TailEventsRequest, TailEventsResponse
+from uuid_utils import uuid7
 
 SERVICE = ingest_pb2.KEY_KIND_SERVICE
 
@@ -81,9 +82,13 @@ async def test_what_is_stored_is_shown_once_and_in_order(core: Caller, secret: s
 async def test_what_was_there_before_is_no_news(
     core: Caller, secret: str, clock: Clock, settle: Settle
 ) -> None:
-    await ingest(core, secret, an_event(name="before"))
+    (before,) = await ingest(core, secret, an_event(name="before"))
     await settle()
-    await asyncio.sleep(0.005)  # ids tell milliseconds apart
+
+    async def is_a_millisecond_later() -> bool:
+        return str(uuid7())[:13] > before[:13]
+
+    await until(is_a_millisecond_later)
     clock.now = clock.now.now(clock.now.tzinfo)
     async with following(core, secret) as call:
         await ingest(core, secret, an_event(name="after"))
