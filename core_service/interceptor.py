@@ -113,9 +113,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
         async def answer(_: object, context: Context) -> None:
             try:
-                await _stream(
-                    cast("Any", handler.stream_stream)(self._each(parser, context), context), context
-                )
+                # A message counts no longer than its call, whoever holds the generator still.
+                async with aclosing(self._each(parser, context)) as messages:
+                    await _stream(cast("Any", handler.stream_stream)(messages, context), context)
             except Exception as error:
                 await _abort(context, _as_core_error(error, method))
 
