@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from .load import Keys, make_source
 from .stack import Stack
 
 MakeStack = Callable[..., Stack]
@@ -44,3 +45,9 @@ def own_stack() -> Iterator[Stack]:
         assert running.stop() == 0
     finally:
         running.destroy()
+
+
+@pytest.fixture(scope="module")
+def loaded(own_stack: Stack) -> tuple[Stack, Keys]:
+    """A system whose parts a module's tests kill, one after another, and a source without rate limit."""
+    return own_stack, make_source(own_stack, "load")

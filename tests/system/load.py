@@ -26,6 +26,12 @@ _PAUSE_SECONDS = 0.002
 _PATIENCE_SECONDS = 30.0
 _HONEST_REFUSALS = (429, 503)
 
+VICTIMS = ("facade-worker", "facade-master", "core", "worker", "postmaster", "backend")
+"""Who is killed under load."""
+RECOVERY_SECONDS = 15.0
+BACK = 200
+"""Requests after which a recovered system counts as being back for good."""
+
 
 @dataclass(frozen=True)
 class Keys:

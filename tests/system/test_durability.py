@@ -19,32 +19,16 @@ import psycopg
 import pytest
 
 from .conftest import MakeStack
-from .load import Keys, Load, make_source
+from .load import BACK, RECOVERY_SECONDS, VICTIMS, Keys, Load, make_source
 from .rpc import Rpc
 from .stack import STOP_SECONDS, Stack, await_restart, pause
 from .waiting import eventually
 
-_RECOVERY_SECONDS = 15.0
-_VICTIMS = ("facade-worker", "facade-master", "core", "worker", "postmaster", "backend")
 # In one round, each at another moment; fewer a minute than the supervisor takes for hopeless.
 _KILLS = 3
-# Requests after which a recovered system counts as being back for good.
-_BACK = 200
 
 
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[tuple[Stack, Keys]]:
-    """A system whose parts this module's tests kill, one after another, and a source without rate limit."""
-    stack = Stack()
-    try:
-        stack.start()
-        yield stack, make_source(stack, "load")
-        assert stack.stop() == 0
-    finally:
-        stack.destroy()
-
-
-@pytest.mark.parametrize("victim", _VICTIMS)
+@pytest.mark.parametrize("victim", VICTIMS)
 def test_a_part_killed_under_load_costs_no_event(loaded: tuple[Stack, Keys], victim: str) -> None:
     stack, keys = loaded
     with Load(stack, keys, keep_alive=False) as load:
@@ -313,7 +297,7 @@ def test_a_core_that_does_not_answer_is_said_honestly(loaded: tuple[Stack, Keys]
         finally:
             for process in paused:
                 process.resume()
-        load.await_acknowledged(_BACK, begun_after=time.monotonic(), within_seconds=_RECOVERY_SECONDS)
+        load.await_acknowledged(BACK, begun_after=time.monotonic(), within_seconds=RECOVERY_SECONDS)
     load.assert_answers_honest()
     load.assert_stored_once()
 
@@ -337,7 +321,7 @@ def test_a_database_that_does_not_answer_is_said_honestly(loaded: tuple[Stack, K
         finally:
             for process in paused:
                 process.resume()
-        load.await_acknowledged(_BACK, begun_after=silent_until, within_seconds=_RECOVERY_SECONDS)
+        load.await_acknowledged(BACK, begun_after=silent_until, within_seconds=RECOVERY_SECONDS)
     assert all(int(one.retry_after or 0) >= 1 for one in refused)
     premature = [
         one
@@ -358,7 +342,7 @@ def _kill_under_load(stack: Stack, load: Load, victim: str) -> None:
     said_before = len(stack.output)
     killed = time.monotonic()
     doomed.kill()
-    load.await_acknowledged(_BACK, begun_after=killed, within_seconds=_RECOVERY_SECONDS)
+    load.await_acknowledged(BACK, begun_after=killed, within_seconds=RECOVERY_SECONDS)
     if victim != "backend":
         await_restart(stack, victim, doomed)
     if victim in ("core", "worker", "facade-master", "postmaster"):
@@ -366,7 +350,7 @@ def _kill_under_load(stack: Stack, load: Load, victim: str) -> None:
     eventually(
         lambda: stack.get("/readyz").status == 200,
         "ready again",
-        within_seconds=_RECOVERY_SECONDS,
+        within_seconds=RECOVERY_SECONDS,
         despite=(OSError, http.client.HTTPException),
         context=stack.tail,
     )

@@ -5,34 +5,18 @@ import json
 import random
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 
-from .load import Keys, Load, make_source
+from .load import BACK, RECOVERY_SECONDS, VICTIMS, Keys, Load
 from .stack import Stack, await_restart
 from .waiting import eventually
 
-_VICTIMS = ("facade-worker", "facade-master", "core", "worker", "postmaster", "backend")
-_RECOVERY_SECONDS = 15.0
-_BACK = 200
 
-
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[tuple[Stack, Keys]]:
-    stack = Stack()
-    try:
-        stack.start()
-        yield stack, make_source(stack, "load")
-        assert stack.stop() == 0
-    finally:
-        stack.destroy()
-
-
-@pytest.mark.parametrize("victim", _VICTIMS)
+@pytest.mark.parametrize("victim", VICTIMS)
 def test_the_ledger_balances_after_a_kill_under_load(loaded: tuple[Stack, Keys], victim: str) -> None:
     stack, keys = loaded
     with Load(stack, keys, keep_alive=False) as load:
@@ -43,7 +27,7 @@ def test_the_ledger_balances_after_a_kill_under_load(loaded: tuple[Stack, Keys],
             _refused(stack)
             killed = time.monotonic()
             doomed.kill()
-            load.await_acknowledged(_BACK, begun_after=killed, within_seconds=_RECOVERY_SECONDS)
+            load.await_acknowledged(BACK, begun_after=killed, within_seconds=RECOVERY_SECONDS)
             if victim != "backend":
                 await_restart(stack, victim, doomed)
     load.assert_stored_once()

@@ -96,7 +96,7 @@ class IngestServiceServicer:
 
     def BatchIngestStream(self, request_iterator, context):
         """Takes a stream of `BatchIngest` requests, each answered before the next is
-        read: a call costs three times what a message of a stream does. What would
+        read: a call costs more than twice what a message of a stream does. What would
         fail a `BatchIngest` ends the stream with that status; so does a drain
         (UNAVAILABLE), after an answer. A request that got no answer may have been
         stored.

@@ -54,7 +54,7 @@ class IngestServiceStub:
     """
     BatchIngestStream: _grpc.StreamStreamMultiCallable[_ingest_pb2.BatchIngestStreamRequest, _ingest_pb2.BatchIngestStreamResponse]
     """Takes a stream of `BatchIngest` requests, each answered before the next is
-    read: a call costs three times what a message of a stream does. What would
+    read: a call costs more than twice what a message of a stream does. What would
     fail a `BatchIngest` ends the stream with that status; so does a drain
     (UNAVAILABLE), after an answer. A request that got no answer may have been
     stored.
@@ -96,7 +96,7 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """
     BatchIngestStream: _aio.StreamStreamMultiCallable[_ingest_pb2.BatchIngestStreamRequest, _ingest_pb2.BatchIngestStreamResponse]  # type: ignore[assignment]
     """Takes a stream of `BatchIngest` requests, each answered before the next is
-    read: a call costs three times what a message of a stream does. What would
+    read: a call costs more than twice what a message of a stream does. What would
     fail a `BatchIngest` ends the stream with that status; so does a drain
     (UNAVAILABLE), after an answer. A request that got no answer may have been
     stored.
@@ -153,7 +153,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ingest_pb2.BatchIngestStreamResponse], _abc.AsyncIterator[_ingest_pb2.BatchIngestStreamResponse]]:
         """Takes a stream of `BatchIngest` requests, each answered before the next is
-        read: a call costs three times what a message of a stream does. What would
+        read: a call costs more than twice what a message of a stream does. What would
         fail a `BatchIngest` ends the stream with that status; so does a drain
         (UNAVAILABLE), after an answer. A request that got no answer may have been
         stored.
