@@ -4,7 +4,7 @@ An answer leaves only when everything it speaks of is durable.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
 from time import monotonic
@@ -150,6 +150,9 @@ class IngestServicer(IngestServiceServicer):
             raise
         durable = [receipt for outcome, receipt in spoiled if not outcome.HasField("refusal")]
         count_durable(self._counts, consignment, errors, durable)
+        self._note_refused(refused, now)
+
+    def _note_refused(self, refused: Iterable[tuple[ClientRequest, ClientOutcome]], now: float) -> None:
         for one, outcome in refused:
             source_id = self._admission.source_id_of(one, now)
             log_refused(one, outcome.refusal.reason, source_id)
