@@ -138,19 +138,30 @@ class IngestServicer(IngestServiceServicer):
                 if receipt.refused:
                     spoiled.append((outcome, receipt))
         try:
-            errors = await self._group_commit.commit(consignment.parcels)
-            if any(errors):
-                _refuse_undurable(response, placed, errors)
-                pairs = zip(request.requests, response.outcomes, strict=True)
-                refused = [(one, outcome) for one, outcome in pairs if outcome.HasField("refusal")]
+            errors = await self._commit(consignment, response, placed)
         except CoreError as error:
             # A call that fails as a whole: counting its requests is its facade's.
             for one in request.requests:
                 log_refused(one, error.reason, self._admission.source_id_of(one, now))
             raise
+        if any(errors):
+            pairs = zip(request.requests, response.outcomes, strict=True)
+            refused = [(one, outcome) for one, outcome in pairs if outcome.HasField("refusal")]
         durable = [receipt for outcome, receipt in spoiled if not outcome.HasField("refusal")]
         count_durable(self._counts, consignment, errors, durable)
         self._note_refused(refused, now)
+
+    async def _commit(
+        self,
+        consignment: Consignment,
+        response: BatchIngestResponse | BatchIngestStreamResponse,
+        placed: Sequence[tuple[ClientOutcome, range]],
+    ) -> list[CoreError | None]:
+        """Make it durable, and refuse the requests of which a part is not. Raises when that is all of them."""
+        errors = await self._group_commit.commit(consignment.parcels)
+        if any(errors):
+            _refuse_undurable(response, placed, errors)
+        return errors
 
     def _note_refused(self, refused: Iterable[tuple[ClientRequest, ClientOutcome]], now: float) -> None:
         for one, outcome in refused:
