@@ -157,7 +157,7 @@ class IngestServicer(IngestServiceServicer):
         response: BatchIngestResponse | BatchIngestStreamResponse,
         placed: Sequence[tuple[ClientOutcome, range]],
     ) -> list[CoreError | None]:
-        """Make it durable, and refuse the requests of which a part is not. Raises when that is all of them."""
+        """Make it durable, and refuse the requests of which a part is not. Raises when these are all."""
         errors = await self._group_commit.commit(consignment.parcels)
         if any(errors):
             _refuse_undurable(response, placed, errors)

@@ -86,12 +86,13 @@ class _Lifespan:
             options.core_timeout_seconds,
             read_tls(options.core_tls_ca, options.core_tls_cert, options.core_tls_key),
         )
+        metrics = self._metrics = Metrics(options.metrics_dir)
         coalescer = self._coalescer = Coalescer(
             link.batch_ingest,
             max_waiting_bytes=options.max_waiting_bytes,
             max_waiting_requests=options.max_waiting_requests,
+            note_message=metrics.note_message,
         )
-        metrics = self._metrics = Metrics(options.metrics_dir)
         refusals = self._refusals = Refusals(link.report_refusals)
         self._tasks = [
             asyncio.create_task(metrics.keep_flushing()),

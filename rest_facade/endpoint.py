@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping
+from time import monotonic
 from types import MappingProxyType
 
 from polylect.v1 import error_reason_pb2 as reasons
@@ -80,6 +81,7 @@ class TakesEvents:
         request = ClientRequest()
         try:
             body = await self._reader.read(req.receive, caller.headers)
+            started = monotonic()
             arrival = Arrival(
                 caller.headers,
                 req.last_of_each() if req.query_string else _NO_QUERY,
@@ -104,9 +106,11 @@ class TakesEvents:
             await self._refuse(resp, caller, error.reason, error.message)
             return
         except CoreRefusal as refusal:
+            self.metrics.time(started)
             self._note_refused(caller, request, received_us, refusal.reason, refusal.message)
             await self._refuse(resp, caller, refusal.reason, refusal.message, refusal.retry_after_seconds)
             return
+        self.metrics.time(started)
         answer = face.renderer.outcome(self._endpoint, outcome, as_batch, received_us // 1000)
         cookies: list[str] = []
         if jar and visitor and _may_set_cookies(outcome):
