@@ -202,8 +202,8 @@ class _EverythingElse:
         self, req: Request, resp: Response, error: Exception, params: dict[str, Any]
     ) -> None:
         """Answer after a fault of ours; the trace is for the log only."""
-        _log.error("request_failed", path=req.path, exc_info=error)
-        await self._refuse(req, resp, reasons.ERROR_REASON_INTERNAL, 500, "Internal error")
+        request_id = await self._refuse(req, resp, reasons.ERROR_REASON_INTERNAL, 500, "Internal error")
+        _log.error("request_failed", request_id=request_id, path=req.path, exc_info=error)
 
     async def _refuse(
         self,
@@ -212,7 +212,8 @@ class _EverythingElse:
         reason: reasons.ErrorReason.ValueType,
         status: int,
         message: str,
-    ) -> None:
+    ) -> str:
+        """Refuse, and give the request's id."""
         route = self._routes.get(req.path)
         face = getattr(route, "face", None) or self._nearest_face(req.path)
         if face is not None:
@@ -220,13 +221,14 @@ class _EverythingElse:
             caller = face.read_caller(req)
             self._note_refused(req, caller, reason, message, face.dialect.name)
             await face.refuse(resp, caller, metrics, reason, message)
-            return
+            return caller.request_id
         caller = read_caller(req.scope, self._addresses, needs_own_origin=False)
         self._note_refused(req, caller, reason, message, "")
         resp.status = status
         resp.data = body_json.write({"error": message})
         resp.set_header("X-Request-Id", caller.request_id)
         self._neutral_metrics.count_answer(status, reason)
+        return caller.request_id
 
     def _note_refused(
         self,

@@ -6,7 +6,9 @@ can show the sum. Label children are looked up once and kept: a lookup costs mor
 
 import asyncio
 from bisect import bisect_left
+from collections.abc import Mapping
 from time import monotonic
+from types import MappingProxyType
 from typing import cast
 
 from polylect.v1.error_reason_pb2 import ERROR_REASON_UNSPECIFIED, ErrorReason
@@ -17,6 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 _FLUSH_SECONDS = 0.25
 # The core's, so that both can be laid over each other.
 _SECOND_BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_NOTHING: Mapping[int, int] = MappingProxyType({})
 _REQUEST_BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 512)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -118,18 +121,26 @@ class EndpointMetrics:
         key = (status, reason)
         answers[key] = answers.get(key, 0) + 1
 
-    def count_outcome(self, status: int, outcome: ClientOutcome, *, as_batch: bool) -> None:
-        """Count one answer and the events it is about."""
+    def count_outcome(self, status: int, outcome: ClientOutcome, *, as_batch: bool) -> Mapping[int, int]:
+        """Count one answer and the events it is about; give those that were refused, by reason.
+
+        A request that was refused whole counts as one.
+        """
         if status < 300 and not as_batch:
             stored = self._stored
             stored[status] = stored.get(status, 0) + 1
-            return
-        verdicts = self._verdicts
+            return _NOTHING
         # 0 where there is none.
-        self.count_answer(status, outcome.refusal.reason)
+        whole = outcome.refusal.reason
+        self.count_answer(status, whole)
+        verdicts: dict[int, int] = {}
         for result in outcome.results:
             reason = result.rejection.reason
             verdicts[reason] = verdicts.get(reason, 0) + 1
+        for code, number in verdicts.items():
+            self._verdicts[code] = self._verdicts.get(code, 0) + number
+        verdicts.pop(0, None)
+        return {whole: 1} if whole else verdicts
 
     def time(self, started: float) -> None:
         """Observe the time of a request, `started` by the monotonic clock."""
