@@ -27,6 +27,7 @@ class Lock(IntEnum):
     RETENTION = 2
     TRIM = 3
     QUARANTINE = 4
+    ROLLUP = 5
 
 
 DAYS_AHEAD = 7

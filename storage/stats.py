@@ -36,9 +36,9 @@ from sqlalchemy import (
 )
 
 from storage.database import Database
-from storage.identity import user_id_when_read
+from storage.event_facts import type_name, user_id, visitor
 from storage.listing import has_text
-from storage.schema import events, identity_links
+from storage.schema import events
 from storage.sessions import WINDOW, windowed_session
 from storage.stats_answer import response_of
 from storage.stats_figures import SESSION_METRICS, figures, padded, with_rest_of_places
@@ -127,39 +127,17 @@ def _grouping(question: GetStatsRequest) -> _Columns:
 def _facts(question: GetStatsRequest) -> _Columns:
     """Select what the metric needs of each event."""
     if question.metric == STATS_METRIC_UNIQUE_USERS:
-        return _user()
+        return [user_id().label("user_id"), visitor().label("visitor")]
     if question.metric == STATS_METRIC_EVENT_COUNT_BY_TYPE:
-        return [events.c.kind, _type_name().label("name")]
+        return [events.c.kind, type_name().label("name")]
     if question.metric == STATS_METRIC_CONVERSION_RATE:
         return [_is_conversion(question.conversion_event).label("converts")]
     return []
 
 
-def _user() -> _Columns:
-    visitors = (events.c.anonymous_id, events.c.cookie_id)
-    # The records are looked up for those who have any: few, while looking up costs ten times a row.
-    linked = select(identity_links.c.anonymous_id).where(identity_links.c.source_id == events.c.source_id)
-    user_id = case(
-        (events.c.user_id.is_not(None), events.c.user_id),
-        (
-            or_(*(linked.where(identity_links.c.anonymous_id == each).exists() for each in visitors)),
-            user_id_when_read().element,
-        ),
-    )
-    return [user_id.label("user_id"), func.coalesce(*visitors).label("visitor")]
-
-
-def _type_name() -> ColumnElement[str]:
-    return case(
-        (events.c.kind == "track", func.coalesce(events.c.name, "")),
-        (events.c.kind == "revenue", func.coalesce(events.c.revenue_event_type, "")),
-        else_="",
-    )
-
-
 def _is_conversion(name: str) -> ColumnElement[bool]:
     is_named = or_(events.c.kind == "track", events.c.kind == "revenue")
-    named = and_(is_named, has_text(_type_name(), name))
+    named = and_(is_named, has_text(type_name(), name))
     return or_(named, events.c.kind == "page") if name == _PAGE_VIEW else named
 
 

@@ -14,7 +14,7 @@ from storage.embedded import EmbeddedPostgres
 from storage.errors import MigrationFailed, StorageUnavailable
 from storage.migrate import HEAD, is_current, migrate
 from storage.migrations.upgrade import script_directory
-from storage.schema import metadata
+from storage.rollup_schema import metadata
 
 _CATALOGUE = {
     "columns": """
