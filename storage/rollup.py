@@ -111,6 +111,7 @@ class Rollup:
                 wait_seconds = 0.0 if self.fold() else _PAUSE_SECONDS
                 failures = 0
             except StorageUnavailable as error:
+                # Figures are then worked out from the events.
                 failures += 1
                 wait_seconds = min(_PAUSE_SECONDS * 2 ** min(failures, 10), _LONGEST_RETRY_SECONDS)
                 log.warning("rollup_failed", error=str(error), failures=failures, retry_seconds=wait_seconds)
