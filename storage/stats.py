@@ -33,7 +33,8 @@ SELECT (SELECT enqueued_at < clock_timestamp() - interval '1 minute'
         FROM rollup_queue ORDER BY rollup_id LIMIT 1) AS behind,
     (SELECT day FROM rollup_horizon) AS horizon,
     first.site_id,
-    EXISTS (SELECT FROM event_hours WHERE source_id = cast(:source_id AS uuid) AND site_id > first.site_id) AS more_sites
+    EXISTS (SELECT FROM event_hours
+            WHERE source_id = cast(:source_id AS uuid) AND site_id > first.site_id) AS more_sites
 FROM (SELECT min(site_id) AS site_id FROM event_hours WHERE source_id = cast(:source_id AS uuid)) AS first
 """)
 _COUNTS = (STATS_METRIC_EVENT_COUNT, STATS_METRIC_EVENT_COUNT_BY_TYPE)

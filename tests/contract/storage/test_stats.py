@@ -456,3 +456,24 @@ def test_sessions_go_with_their_events(
     keeper.close()
     assert len(_spans(connection)) == 1
     assert [bool(event.session_id) for event in listed(SOURCE)] == [True]
+
+
+def test_what_retention_drops_is_no_longer_counted(
+    database_url: str, connection: psycopg.Connection[Any], worker: Worker, figure: Figure
+) -> None:
+    """Told from rollups before and after: an old day, late events of it, and the days that stay."""
+    late = make_event(NOW, anonymous_id="late")
+    late.occurred_at.CopyFrom(timestamp_of(NOW - 5 * DAY))
+    old = [make_event(NOW - 5 * DAY, anonymous_id=f"old{number}") for number in range(3)]
+    ahead = make_event(NOW - 4 * DAY, anonymous_id="ahead")
+    ahead.occurred_at.CopyFrom(timestamp_of(NOW - 3 * DAY))
+    settle(connection, worker, [late, *old, ahead, make_event(NOW, anonymous_id="new")])
+    since = NOW - 6 * DAY
+    assert {metric: figure(ask(metric, since)).value for metric in (1, 2, 3)} == {1: 6, 2: 6, 3: 6}
+    keeper = Worker(WorkerOptions(database_url, retention_days=3), Clock())
+    keeper.maintain()
+    keeper.close()
+    assert {metric: figure(ask(metric, since)).value for metric in (1, 2, 3)} == {1: 2, 2: 2, 3: 2}
+    assert figure(ask(occurred_from=NOW - DAY)).value == 1
+    rows = connection.execute("SELECT min(hour) FROM event_hours").fetchall()
+    assert rows == [(NOW,)]
