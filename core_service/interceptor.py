@@ -197,10 +197,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         has_events = method in _EVENT_METHODS
         request_id = request_id_of(context) if has_events else given_request_id(context)
         refusal = _as_core_error(error, method, request_id)
-        self._counts.count_call(method, refusal.status.name, refusal.reason)
-        log.info("call_refused", method=method, request_id=request_id, reason=reason_label(refusal.reason))
-        if has_events and refusal.event_count:
-            self._note_refused(method, refusal, context, request_id)
+        # A stream that ends with the core has all its answers.
+        if refusal.event_count:
+            self._counts.count_call(method, refusal.status.name, refusal.reason)
+            reason = reason_label(refusal.reason)
+            log.info("call_refused", method=method, request_id=request_id, reason=reason)
+            if has_events:
+                self._note_refused(method, refusal, context, request_id)
         await _abort(context, refusal)
 
     def _note_refused(self, method: str, refusal: CoreError, context: Context, request_id: str) -> None:

@@ -74,7 +74,7 @@ class _Counted(_Collector):
         counts = self._counts
         requests = CounterMetricFamily(
             "polylect_core_requests",
-            "gRPC calls answered, and each message of a stream of requests. "
+            "gRPC calls of our services answered, and each message of a stream of requests. "
             "reason: of the refusal, empty when there was none.",
             labels=("endpoint", "status", "reason"),
         )
@@ -118,8 +118,8 @@ class _Stored(_Collector):
     ) -> None:
         self._trail = trail
         self._loop = loop
-        self._ledger = _Remembered(trail.ledger_by_dialect)
-        self._quarantine = _Remembered(quarantine.extent)
+        self._ledger = Remembered(trail.ledger_by_dialect)
+        self._quarantine = Remembered(quarantine.extent)
 
     def collect(self) -> Iterator[Family]:
         """Give queue, quarantine and ledger, as far as the store answers; and whether it does."""
@@ -146,36 +146,44 @@ class _Stored(_Collector):
             return None
 
 
-class _Remembered(Generic[T]):
+class Remembered(Generic[T]):
     """A dear question, asked once at a time and not too often; its answer is repeated meanwhile."""
 
-    def __init__(self, question: Callable[[], Awaitable[T]]) -> None:
+    def __init__(
+        self,
+        question: Callable[[], Awaitable[T]],
+        clock: Callable[[], float] = monotonic,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        """Ask nothing yet. After the patience the last answer stands for one that is not there yet."""
         self._question = question
+        self._clock = clock
+        self._patience_seconds = patience_seconds
         self._answers: list[T] = []
         self._asking: asyncio.Task[None] | None = None
         self._next_at = 0.0
 
     async def answer(self) -> T:
         """Give the answer, of now or of a while ago. Raises TimeoutError when there is none."""
-        if self._asking is None and monotonic() >= self._next_at:
+        if self._asking is None and self._clock() >= self._next_at:
             self._asking = asyncio.create_task(self._ask())
         if self._asking is not None:
-            await asyncio.wait({self._asking}, timeout=_PATIENCE_SECONDS)
+            await asyncio.wait({self._asking}, timeout=self._patience_seconds)
         if not self._answers:
             raise TimeoutError("not answered yet")
         return self._answers[0]
 
     async def _ask(self) -> None:
-        started = monotonic()
+        started = self._clock()
         try:
             self._answers = [await self._question()]
         except ConnectionError:
             # What it was says nothing of what it is.
             self._answers = []
         finally:
-            took_seconds = monotonic() - started
+            took_seconds = self._clock() - started
             pause_seconds = _PAUSE_TIMES * took_seconds if took_seconds > _QUICK_SECONDS else 0.0
-            self._next_at = monotonic() + pause_seconds
+            self._next_at = self._clock() + pause_seconds
             self._asking = None
 
 
