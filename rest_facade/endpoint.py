@@ -77,6 +77,9 @@ class TakesEvents:
         caller = face.read_caller(req)
         jar = self._jar
         visitor = jar.read(caller.headers) if jar else None
+        if visitor and not visitor.known and self._endpoint.batch and not caller.origin:
+            # A server's: its events are many visitors', and with one cookie they would be one.
+            visitor = None
         request = ClientRequest()
         try:
             body = await self._reader.read(req.receive, caller.headers)
