@@ -16,8 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _CACHE = ROOT / "build" / "clients"
-_NPM_PINS = (Path(__file__).with_name("package.json"), Path(__file__).with_name("package-lock.json"))
-_PIP_PINS = (ROOT / "requirements" / "clients.txt",)
+NPM_PINS = (Path(__file__).with_name("package.json"), Path(__file__).with_name("package-lock.json"))
+PYTHON_PINS = ROOT / "requirements" / "clients.txt"
 # Below the limit of a test, whose fixture this is.
 _INSTALL_SECONDS = 90.0
 _UNREACHABLE = re.compile(
@@ -40,15 +40,18 @@ def npm_packages(environment: Mapping[str, str] | None = None, cache: Path = _CA
         raise OutOfReach("needs Node 20 or newer, with npm")
 
     def install(directory: Path) -> None:
-        for pin in _NPM_PINS:
+        for pin in NPM_PINS:
             shutil.copy(pin, directory)
-        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=30000"]
-        _run(["npm", "ci", *quiet], directory, environment, "the npm registry")
+        quiet = ["--ignore-scripts", "--no-audit", "--no-fund"]
+        patience = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=30000"]
+        _run(["npm", "ci", *quiet, *patience], directory, environment, "the npm registry")
 
-    return _cached("npm", _NPM_PINS, install, cache) / "node_modules"
+    return _cached("npm", NPM_PINS, install, cache) / "node_modules"
 
 
-def python_packages(environment: Mapping[str, str] | None = None, cache: Path = _CACHE) -> Path:
+def python_packages(
+    environment: Mapping[str, str] | None = None, cache: Path = _CACHE, requirements: Path = PYTHON_PINS
+) -> Path:
     """Give the directory, for PYTHONPATH, with the packages of requirements/clients.txt.
 
     Raises OutOfReach without the registry.
@@ -56,11 +59,11 @@ def python_packages(environment: Mapping[str, str] | None = None, cache: Path = 
 
     def install(directory: Path) -> None:
         quiet = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-compile", "--retries=1"]
-        pinned = ["--require-hashes", "--only-binary=:all:", "-r", str(_PIP_PINS[0])]
+        pinned = ["--require-hashes", "--only-binary=:all:", "-r", str(requirements)]
         command = [sys.executable, "-m", "pip", "install", *quiet, *pinned, "--target", str(directory)]
         _run(command, directory, environment, "the Python package index")
 
-    return _cached(f"python-{sys.implementation.cache_tag}", _PIP_PINS, install, cache)
+    return _cached(f"python-{sys.implementation.cache_tag}", (requirements,), install, cache)
 
 
 def _cached(name: str, pins: Sequence[Path], install: Callable[[Path], None], cache: Path) -> Path:

@@ -9,8 +9,6 @@ from system.edge import Edge, Seen
 from system.waiting import eventually
 
 SHOP = "https://shop.example.com"
-# Of the snippets.
-DATAFLY_KEY = "dk_live_abc123"
 _PATH = "/products/headphones?color=black"
 
 
@@ -22,9 +20,12 @@ class Shop:
     edge: Edge
     bundles: Mapping[str, str]
 
-    def open(self, snippet: str, path: str = _PATH, *, key: str = DATAFLY_KEY) -> Page:
-        """Open a page with a bundled snippet on it, its Datafly key replaced."""
-        script = self.bundles[snippet].replace(DATAFLY_KEY, key)
+    def open(self, snippet: str, path: str = _PATH, *, keys: Mapping[str, str] | None = None) -> Page:
+        """Open a page with a bundled snippet on it; `keys` gives others for the snippet's own."""
+        script = self.bundles[snippet]
+        for documented, key in (keys or {}).items():
+            assert documented in script
+            script = script.replace(documented, key)
         self.edge.pages["shop.example.com/bundle.js"] = (script, {"Content-Type": "text/javascript"})
         return self.open_html('<div id="root"></div><script src="/bundle.js"></script>', path)
 

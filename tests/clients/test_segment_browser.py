@@ -14,6 +14,7 @@ from .stored import rows_of
 
 _STOCK = {"authorization": "Basic ZGtfbGl2ZV9hYmMxMjM6", "content-type": "text/plain"}
 _BEARER = {"authorization": "Bearer dk_live_abc123", "content-type": "application/json"}
+_KEY = "dk_live_abc123"
 _LIBRARY = "analytics.js/npm:next-1.84.3"
 _URL = f"{SHOP}/products/headphones?color=black"
 _PAGE = {
@@ -131,7 +132,7 @@ def test_a_source_that_gets_too_much_is_sent_the_rest_later(shop: Shop, stack: S
     stack.polylect("source", "create", "hasty")
     stack.polylect("source", "set", "hasty", "--origin", SHOP, "--rate-limit", "2/second")
     key = stack.polylect_json("key", "create", "hasty", "--kind", "datafly")["secret"]
-    page = shop.open("segment.js", key=key)
+    page = shop.open("segment.js", keys={_KEY: key})
     page.evaluate(_TRACKS, 4)
     rows = _stored(stack, page, 5)
     assert sorted(str(row[1]) for row in rows) == ["None", *(f"track {i}" for i in range(4))]
@@ -168,7 +169,7 @@ def test_what_was_stored_but_not_answered_is_stored_once(
 
 
 def test_a_bad_key_ends_it_at_once(shop: Shop, stack: Stack) -> None:
-    page = shop.open("segment.js", key="dk_live_wrong")
+    page = shop.open("segment.js", keys={_KEY: "dk_live_wrong"})
     assert _failure(page, ["track", "a"]) == "delivery_failure: Non-retryable error: 401"
     shop.posts(2)
     # Nor is it kept for the next page.
@@ -178,7 +179,7 @@ def test_a_bad_key_ends_it_at_once(shop: Shop, stack: Stack) -> None:
 
 
 def test_a_bad_key_ends_a_batch_at_once(shop: Shop) -> None:
-    page = shop.open("segment-batching.js", key="dk_live_wrong")
+    page = shop.open("segment-batching.js", keys={_KEY: "dk_live_wrong"})
     page.evaluate(_TRACKS, _TEN)
     first = _events(shop.posts(1))
     page.evaluate(_TRACKS, 10)
