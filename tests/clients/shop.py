@@ -40,7 +40,7 @@ class Shop:
         assert log.errors == []
         return page
 
-    def posts(self, number: int, within_seconds: float = 10.0) -> list[Seen]:
+    def posts(self, number: int, within_seconds: float = 20.0) -> list[Seen]:
         """Wait for so many POSTs; there must be no more."""
         seen = self.edge.seen
         eventually(lambda: len(seen) >= number, f"{number} POSTs", within_seconds=within_seconds)

@@ -16,7 +16,8 @@ def rows_of(stack: Stack, columns: str, column: str, value: object, number: int)
         found = stack.sql(query, value)
         return found if len(found) >= number else None
 
-    rows = eventually(look, f"{number} events with {column} {value}", context=stack.tail)
+    what = f"{number} events with {column} {value}"
+    rows = eventually(look, what, within_seconds=20, context=stack.tail)
     # What came twice may still be on its way.
     stack.wait_until_drained()
     assert len(stack.sql(query, value)) == number

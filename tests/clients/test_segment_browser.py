@@ -168,14 +168,36 @@ def test_what_was_stored_but_not_answered_is_stored_once(
     _stored(stack, page, tracks + 1)
 
 
+def _kept_for_the_next_page(page: Page) -> int:
+    """Leave the page; give how many events the client has kept."""
+    page.goto(f"{SHOP}/elsewhere")
+    kept: int = page.evaluate("""() => Object.keys(localStorage)
+        .filter(key => key.startsWith('persisted-queue') && key.endsWith(':items'))
+        .reduce((sum, key) => sum + JSON.parse(localStorage[key]).length, 0)""")
+    return kept
+
+
+def test_what_waits_when_the_page_goes_is_sent_by_the_next(shop: Shop, stack: Stack) -> None:
+    shop.edge.pages["shop.example.com/elsewhere"] = "<title>Elsewhere</title>"
+    shop.edge.troubles.append(Trouble(429, {"Retry-After": "60"}))
+    page = shop.open("segment.js")
+    visitor = _anonymous_id(page)
+    (first,) = shop.posts(1)
+    assert _kept_for_the_next_page(page) == 1
+    page.goto(_URL)
+    sent = _events(shop.posts(3))
+    assert _events([first])[0]["messageId"] in {event["messageId"] for event in sent[1:]}
+    rows_of(stack, "kind", "anonymous_id", visitor, 2)
+
+
 def test_a_bad_key_ends_it_at_once(shop: Shop, stack: Stack) -> None:
+    shop.edge.pages["shop.example.com/elsewhere"] = "<title>Elsewhere</title>"
     page = shop.open("segment.js", keys={_KEY: "dk_live_wrong"})
+    visitor = _anonymous_id(page)
     assert _failure(page, ["track", "a"]) == "delivery_failure: Non-retryable error: 401"
     shop.posts(2)
-    # Nor is it kept for the next page.
-    page.reload()
-    shop.posts(3)
-    assert stack.sql("select count(*) from events where anonymous_id = %s", _anonymous_id(page)) == [(0,)]
+    assert _kept_for_the_next_page(page) == 0
+    assert stack.sql("select count(*) from events where anonymous_id = %s", visitor) == [(0,)]
 
 
 def test_a_bad_key_ends_a_batch_at_once(shop: Shop) -> None:
