@@ -70,6 +70,13 @@ class TakesEvents:
         """Answer a preflight, or say which methods there are."""
         await self.face.answer_options(req, resp, self.metrics, self.allowed_methods)
 
+    def _visitor(self, caller: Caller) -> Visitor | None:
+        visitor = self._jar.read(caller.headers) if self._jar else None
+        if visitor and not visitor.known and self._endpoint.batch and not caller.origin:
+            # A server's: its events are many visitors', and with one cookie they would be one.
+            return None
+        return visitor
+
     async def take(self, req: Request, resp: Response) -> None:
         """Take one request's events and answer what became of them."""
         face = self.face
@@ -113,13 +120,6 @@ class TakesEvents:
             cookies = jar.to_set(visitor, request, outcome, secure=secure)
         face.send(resp, answer, caller, is_own or outcome.origin_allowed, cookies)
         self.metrics.count_outcome(answer.status, outcome, as_batch=as_batch)
-
-    def _visitor(self, caller: Caller) -> Visitor | None:
-        visitor = self._jar.read(caller.headers) if self._jar else None
-        if visitor and not visitor.known and self._endpoint.batch and not caller.origin:
-            # A server's: its events are many visitors', and with one cookie they would be one.
-            return None
-        return visitor
 
     def _note_refused(
         self,
