@@ -131,6 +131,11 @@ class _Stored(_Collector):
         yield _gauge(
             "polylect_queue_age_seconds", "Age of the oldest of them: the workers' lag.", queue.age_seconds
         )
+        yield _gauge(
+            "polylect_rollup_age_seconds",
+            "Age of the oldest stored event that the tables of statistics have yet to take in.",
+            queue.rollup_age_seconds,
+        )
         if (quarantine := self._ask(self._quarantine.answer)) is not None:
             yield from _of_quarantine(quarantine)
         if (ledger := self._ask(self._ledger.answer)) is not None:

@@ -223,6 +223,10 @@ class QueueState(Protocol):
     def age_seconds(self) -> float:
         """Of the oldest; 0 when nothing waits."""
 
+    @property
+    def rollup_age_seconds(self) -> float:
+        """Of the oldest stored event that statistics' tables have yet to take in; 0 when there is none."""
+
 
 class TrailStore(Protocol):
     """Reading what came of everything. `source_id` None means all sources."""

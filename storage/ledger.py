@@ -27,7 +27,9 @@ _OF_RANGE: LiteralString = """
 """
 _WAITING: LiteralString = """
 SELECT coalesce(sum(item_count), 0)::bigint AS items,
-       coalesce(extract(epoch FROM clock_timestamp() - min(enqueued_at)), 0)::float AS age_seconds
+       coalesce(extract(epoch FROM clock_timestamp() - min(enqueued_at)), 0)::float AS age_seconds,
+       coalesce((SELECT extract(epoch FROM clock_timestamp() - enqueued_at) FROM rollup_queue
+                 ORDER BY rollup_id LIMIT 1), 0)::float AS rollup_age_seconds
 FROM queue
 """
 _ENTRIES: LiteralString = f"""
@@ -78,6 +80,8 @@ class QueueState(NamedTuple):
     items: int
     # Of the oldest; 0 when nothing waits.
     age_seconds: float
+    # Of the oldest that the rollups have yet to take in; likewise.
+    rollup_age_seconds: float
 
 
 async def queue_state(database: Database) -> QueueState:
