@@ -14,11 +14,13 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from benchmarks.payloads import Protocol
 from benchmarks.spawning import HOST, die_with_us, free_ports
 
 _READY_SECONDS = 120.0
@@ -69,6 +71,10 @@ class Stack:
     def log_path(self) -> Path:
         """Where all parts write."""
         return self.directory / "log"
+
+    def port(self, protocol: Protocol) -> int:
+        """Tell where a protocol is spoken."""
+        return self.http_port if protocol == "http" else self.grpc_port
 
     def start(self) -> float:
         """Start all parts; give the seconds until GET /readyz answers 200. Raises StackError."""
@@ -127,6 +133,13 @@ class Stack:
         """Open `database`, to be used for looking and for ceilings."""
         self.database = psycopg.connect(self.ask("database-url").strip(), autocommit=True)
 
+    def restart(self, **environment: str) -> None:
+        """Start again over the same data, with these settings changed. Raises StackError."""
+        self.stop()
+        self._environment |= environment
+        self.start()
+        self.connect()
+
     def durability(self) -> dict[str, str]:
         """Give the settings that make 2xx mean stored. Raises StackError when one is off."""
         shown = dict.fromkeys(DURABILITY, "")
@@ -159,9 +172,10 @@ class Stack:
             raise StackError(f"`polylect {' '.join(arguments)}` failed: {done.stderr or done.stdout}")
         return done.stdout
 
-    def stored(self, source: Source) -> int:
-        """Count the source's rows in `events`."""
-        return self._count("SELECT count(*) FROM events WHERE source_id = %s", source.source_id)
+    def stored(self, source: Source, since: datetime) -> int:
+        """Count the source's rows in `events` that were received since, to spare the days before."""
+        statement = "SELECT count(*) FROM events WHERE source_id = %s AND received_at >= %s"
+        return self._count(statement, source.source_id, since)
 
     def quarantined(self, source: Source) -> int:
         """Count the source's rows in `quarantine`."""
@@ -170,6 +184,10 @@ class Stack:
     def queued(self) -> int:
         """Count the events that wait in the queue; a worker takes them out as it makes them visible."""
         return self._count("SELECT coalesce(sum(item_count), 0) FROM queue")
+
+    def uncounted(self) -> int:
+        """Count what a worker has yet to take into statistics, in claims."""
+        return self._count("SELECT count(*) FROM rollup_queue")
 
     def _count(self, statement: str, *values: object) -> int:
         row = self.database.execute(statement, values).fetchone()

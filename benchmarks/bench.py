@@ -1,0 +1,159 @@
+"""What rows work with: the running system, its sources, the ceilings, and how long to measure.
+
+Hides when each of them comes into being: a source or a ceiling that no row asks for is never made.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from benchmarks import payloads
+from benchmarks.ceilings.bare_server import bare_server
+from benchmarks.ceilings.echo_server import echo_server
+from benchmarks.figures import Account, RowResult
+from benchmarks.load import Load, Progress, Tool, send
+from benchmarks.measuring import Measured, measure
+from benchmarks.payloads import SITE, Payload
+from benchmarks.stack import Source, Stack
+
+Step = Callable[[str], Progress]
+"""Starts a step of the current row, by name; gives where its progress is told."""
+
+_KINDS = {
+    "pulsora": ("pulsora-public",),
+    "pulse": ("pulse", "--site", SITE),
+    "apex": ("apex",),
+    "datafly": ("datafly",),
+    "grpc": ("service",),
+}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long everything takes."""
+
+    seconds: float
+    rounds: int
+    warm_up_seconds: float
+    batch_events: int
+    copy_rows: int
+    warm_starts: int
+    settle_seconds: float
+    burst_events: int
+    # How many events there are at each step of growth.
+    growth: tuple[int, ...]
+    hour_events: int
+
+
+class Bench:
+    """One run's belongings."""
+
+    def __init__(
+        self, scratch: Path | None, stack: Stack, tool: Tool, pace: Pace, step: Step, exits: ExitStack
+    ) -> None:
+        self.scratch = scratch
+        self.stack = stack
+        self.tool = tool
+        self.pace = pace
+        self.step = step
+        self.exits = exits
+        self.start_seconds: dict[str, list[float]] = {"cold": [], "warm": [], "stop": []}
+        self._sources: dict[str, Source] = {}
+
+    def start(self) -> None:
+        """Start the system: the first time, and as often as the pace says over existing data."""
+        tell = self.step("starting an empty system")
+        self.start_seconds["cold"].append(self.stack.start())
+        for number in range(self.pace.warm_starts):
+            tell(number / self.pace.warm_starts)
+            self.start_seconds["stop"].append(self.stack.stop())
+            tell = self.step("starting again")
+            self.start_seconds["warm"].append(self.stack.start())
+        self.stack.connect()
+
+    def on(self, stack: Stack) -> "Bench":
+        """Give the same for another running system, which has no source yet; ceilings are shared."""
+        other = Bench(self.scratch, stack, self.tool, self.pace, self.step, self.exits)
+        vars(other).update(bare_port=self.bare_port)
+        return other
+
+    def source(self, dialect: str, name: str = "") -> Source:
+        """Give the source of a dialect's events (grpc: that of calls), made when first asked for."""
+        name = name or f"bench-{dialect}"
+        if name not in self._sources:
+            self._sources[name] = self.stack.make_source(name, *_KINDS[dialect])
+        return self._sources[name]
+
+    @cached_property
+    def bare_port(self) -> int:
+        """Where ceiling (a) listens, until the bench ends."""
+        return self.exits.enter_context(bare_server())
+
+    @cached_property
+    def echo_port(self) -> int:
+        """Where ceiling (c) listens, until the bench ends."""
+        return self.exits.enter_context(echo_server())
+
+    @cached_property
+    def warm_up(self) -> Account:
+        """Let caches, connections and specialised code come into being, in product and ceiling."""
+        load = Load(connections=32, seconds=self.pace.warm_up_seconds)
+        source = self.source("pulsora")
+        payload = payloads.payload("pulsora", source.secret)
+        self.ask(payload, self.bare_port, load, "warming up the bare route")
+        return self.run(source, payload, load, "warming up").account
+
+    def run(self, source: Source, payload: Payload, load: Load, name: str) -> Measured:
+        """Measure the product once."""
+        return measure(self.stack, self.tool, source, payload, load, self.step(name))
+
+    def ask(self, payload: Payload, port: int, load: Load, name: str) -> float:
+        """Measure something else once: requests per second."""
+        return send(self.tool, payload, port, load, self.step(name)).rate
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: its title, how it is measured, and in which of the short ways, too."""
+
+    title: str
+    measure: Callable[[Bench, str, str], RowResult]
+    quick: bool = False
+    smoke: bool = False
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Several things measured in turn beside a ceiling."""
+
+    ceilings: Sequence[float]
+    runs: Mapping[str, Sequence[Measured]]
+
+    def ratios(self, label: str, rate: Callable[[Measured], float]) -> list[float]:
+        """Relate each rate to the mean of the ceilings measured before and after it."""
+        pairs = zip(self.runs[label], self.ceilings, self.ceilings[1:], strict=False)
+        return [rate(run) / statistics.mean((before, after)) for run, before, after in pairs]
+
+    def beside(self, label: str, other: str, rate: Callable[[Measured], float]) -> list[float]:
+        """Relate each rate to that of another thing in the same round."""
+        pairs = zip(self.runs[label], self.runs[other], strict=True)
+        return [rate(run) / max(1e-9, rate(reference)) for run, reference in pairs]
+
+
+def take_turns(
+    rounds: int, ceiling: Callable[[], float], things: Mapping[str, Callable[[], Measured]]
+) -> Turns:
+    """Measure ceiling and things in turn, the ceiling first and last.
+
+    A shared machine is not equally fast from one minute to the next.
+    """
+    ceilings = [ceiling()]
+    runs: dict[str, list[Measured]] = {label: [] for label in things}
+    for _ in range(rounds):
+        for label, thing in things.items():
+            runs[label].append(thing())
+        ceilings.append(ceiling())
+    return Turns(ceilings, runs)
