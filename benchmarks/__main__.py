@@ -56,7 +56,7 @@ _QUICK = Pace(
 _SMOKE = Pace(
     seconds=0.2,
     rounds=1,
-    warm_up_seconds=0.2,
+    warm_up_seconds=0,
     batch_events=2_000,
     copy_rows=4_000,
     warm_starts=0,
@@ -64,6 +64,8 @@ _SMOKE = Pace(
     burst_events=4_000,
     growth=(0, 1_000),
     hour_events=1_000,
+    distinct_requests=20,
+    await_counted=False,
 )
 
 _LOADERS = {

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from benchmarks import payloads
+from benchmarks import payloads, payloads_grpc
 from benchmarks.ceilings.bare_server import bare_server
 from benchmarks.ceilings.echo_server import echo_server
 from benchmarks.figures import Account, RowResult
 from benchmarks.load import Load, Progress, Tool, send
-from benchmarks.measuring import Measured, measure
-from benchmarks.payloads import SITE, Payload
+from benchmarks.measuring import Door, Measured, measure
+from benchmarks.payloads import DISTINCT_REQUESTS, SITE, Mix, Payload
 from benchmarks.stack import Source, Stack
 
 Step = Callable[[str], Progress]
@@ -46,6 +46,10 @@ class Pace:
     # How many events there are at each step of growth.
     growth: tuple[int, ...]
     hour_events: int
+    # Of a payload.
+    distinct_requests: int = DISTINCT_REQUESTS
+    # Whether to wait after each load until statistics count it, too; else what that costs is in no figure.
+    await_counted: bool = True
 
 
 class Bench:
@@ -98,17 +102,59 @@ class Bench:
         return self.exits.enter_context(echo_server())
 
     @cached_property
-    def warm_up(self) -> Account:
+    def warmed_up(self) -> Account:
         """Let caches, connections and specialised code come into being, in product and ceiling."""
+        if not self.pace.warm_up_seconds:
+            return Account()
         load = Load(connections=32, seconds=self.pace.warm_up_seconds)
-        source = self.source("pulsora")
-        payload = payloads.payload("pulsora", source.secret)
+        payload = self.payload("pulsora")
         self.ask(payload, self.bare_port, load, "warming up the bare route")
-        return self.run(source, payload, load, "warming up").account
+        return self.run(self.source("pulsora"), payload, load, "warming up").account
 
-    def run(self, source: Source, payload: Payload, load: Load, name: str) -> Measured:
-        """Measure the product once."""
-        return measure(self.stack, self.tool, source, payload, load, self.step(name))
+    def warm_up(self, source: Source, payload: Payload, load: Load, name: str) -> Account:
+        """The same for one payload, where there is a warming up at all."""
+        if not self.pace.warm_up_seconds:
+            return Account()
+        return self.run(source, payload, load, f"warming up {name}").account
+
+    def payload(self, dialect: str, size: int | None = None, mix: Mix = "plain") -> Payload:
+        """Give events in a dialect, of its source: one a request, or in batches."""
+        return payloads.payload(dialect, self.source(dialect).secret, size, mix, self.pace.distinct_requests)
+
+    def calls(self) -> Payload:
+        """Give calls of `Ingest`."""
+        return payloads_grpc.calls(self.source("grpc").secret, self.pace.distinct_requests)
+
+    def stream(self, size: int) -> Payload:
+        """Give messages of `IngestStream`."""
+        return payloads_grpc.stream(self.source("grpc").secret, size, self.pace.distinct_requests)
+
+    def transcoded(self) -> Payload:
+        """Give calls of `Ingest` for a transcoder."""
+        return payloads_grpc.transcoded(self.source("grpc").secret, self.pace.distinct_requests)
+
+    def run(
+        self,
+        source: Source,
+        payload: Payload,
+        load: Load,
+        name: str,
+        *,
+        answered: Callable[[], None] | None = None,
+        through: Door | None = None,
+    ) -> Measured:
+        """Measure the product once; the rest as `measure` has it."""
+        return measure(
+            self.stack,
+            self.tool,
+            source,
+            payload,
+            load,
+            self.step(name),
+            answered=answered,
+            through=through,
+            await_counted=self.pace.await_counted,
+        )
 
     def ask(self, payload: Payload, port: int, load: Load, name: str) -> float:
         """Measure something else once: requests per second."""

@@ -47,8 +47,8 @@ class Measured:
     backlog: int
     # From the last answer to the last row visible in `events`.
     level_seconds: float
-    # From the last answer until statistics count the last event, too.
-    counted_seconds: float
+    # From the last answer until statistics count the last event, too; None: that was not waited for.
+    counted_seconds: float | None
     # Events per second, from the first request to the last row; repeated ones count.
     stored_rate: float
     cpu_seconds: dict[str, float]
@@ -93,6 +93,7 @@ def measure(
     *,
     answered: Callable[[], None] | None = None,
     through: Door | None = None,
+    await_counted: bool = True,
 ) -> Measured:
     """Send `payload` as that source, and follow every event into `events` and into statistics.
 
@@ -111,7 +112,7 @@ def measure(
     if answered:
         answered()
     level_at, stored = _await_level(stack, source, since, stored_before + distinct)
-    counted_at = _await_empty(stack.uncounted)
+    counted_at = _await_empty(stack.uncounted) if await_counted else None
     cpu = read_cpu(stack.pid, besides)
     account = Account(
         acknowledged=acknowledged,
@@ -134,7 +135,7 @@ def measure(
         account=account,
         backlog=backlog,
         level_seconds=max(0.0, level_at - outcome.last_answer_at),
-        counted_seconds=max(0.0, counted_at - outcome.last_answer_at),
+        counted_seconds=max(0.0, counted_at - outcome.last_answer_at) if counted_at else None,
         stored_rate=(account.stored + account.repeated) / max(1e-9, level_at - outcome.first_request_at),
         cpu_seconds=cpu.since(cpu_before),
         others_share=others_share,

@@ -37,6 +37,7 @@ Mix = Literal["plain", "repeats", "identify"]
 
 _SEED = 20260301  # the same requests in every run
 DISTINCT_REQUESTS = 256
+"""Unless asked for fewer."""
 _BROWSERS = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
     "Chrome/{v}.0.0.0 Safari/537.36",
@@ -180,13 +181,19 @@ class Facts:
         )
 
 
-def payload(dialect: str, key: str, size: int | None = None, mix: Mix = "plain") -> Payload:
+def payload(
+    dialect: str,
+    key: str,
+    size: int | None = None,
+    mix: Mix = "plain",
+    distinct: int = DISTINCT_REQUESTS,
+) -> Payload:
     """Give requests in a dialect: of one event each, or as batches of a size."""
     facts = Facts(mix)
     if size is None:
-        requests = [_SINGLE[dialect](facts.take(1)[0], key) for _ in range(DISTINCT_REQUESTS)]
+        requests = [_SINGLE[dialect](facts.take(1)[0], key) for _ in range(distinct)]
     else:
-        requests = [_BATCH[dialect](facts.take(size), key) for _ in range(DISTINCT_REQUESTS)]
+        requests = [_BATCH[dialect](facts.take(size), key) for _ in range(distinct)]
     return Payload(requests, size or 1, repeats=mix == "repeats")
 
 

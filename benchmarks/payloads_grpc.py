@@ -17,7 +17,7 @@ from polylect.v1.event_pb2 import (
 )
 from polylect.v1.ingest_pb2 import EventResult, IngestRequest, IngestResponse
 
-from benchmarks.payloads import DISTINCT_REQUESTS, Fact, Facts, Mix, Payload, Request
+from benchmarks.payloads import DISTINCT_REQUESTS, Fact, Facts, Payload, Request
 
 INGEST = "/polylect.v1.IngestService/Ingest"
 INGEST_STREAM = "/polylect.v1.IngestService/IngestStream"
@@ -25,24 +25,24 @@ INGEST_STREAM = "/polylect.v1.IngestService/IngestStream"
 _KINDS = {"page": EVENT_KIND_PAGE, "track": EVENT_KIND_TRACK, "identify": EVENT_KIND_IDENTIFY}
 
 
-def calls(key: str, size: int = 1, mix: Mix = "plain") -> Payload:
-    """Give calls of `Ingest`."""
-    return _payload(INGEST, key, size, mix)
+def calls(key: str, distinct: int = DISTINCT_REQUESTS) -> Payload:
+    """Give calls of `Ingest` with one event each."""
+    return _payload(INGEST, key, 1, distinct)
 
 
-def stream(key: str, size: int, mix: Mix = "plain") -> Payload:
-    """Give messages of `IngestStream`."""
-    return _payload(INGEST_STREAM, key, size, mix)
+def stream(key: str, size: int, distinct: int = DISTINCT_REQUESTS) -> Payload:
+    """Give messages of `IngestStream` with so many events each."""
+    return _payload(INGEST_STREAM, key, size, distinct)
 
 
-def transcoded(key: str) -> Payload:
+def transcoded(key: str, distinct: int = DISTINCT_REQUESTS) -> Payload:
     """Give `Ingest` of one event as JSON over HTTP, as a gRPC-JSON transcoder takes it.
 
     With `properties_json`: a Struct would cost the core more.
     """
     facts = Facts("plain")
     requests = []
-    for _ in range(DISTINCT_REQUESTS):
+    for _ in range(distinct):
         (fact,) = facts.take(1)
         # The browser's own, as it comes with any request.
         headers = {"User-Agent": fact.agent, "Content-Type": "application/json"}
@@ -51,19 +51,17 @@ def transcoded(key: str) -> Payload:
     return Payload(requests)
 
 
-def _payload(path: str, key: str, size: int, mix: Mix) -> Payload:
-    facts = Facts(mix)
+def _payload(path: str, key: str, size: int, distinct: int) -> Payload:
+    facts = Facts("plain")
     headers = {"authorization": f"Bearer {key}"}
     requests = [
-        Request(path, headers, _request(facts.take(size)).SerializeToString())
-        for _ in range(DISTINCT_REQUESTS)
+        Request(path, headers, _request(facts.take(size)).SerializeToString()) for _ in range(distinct)
     ]
     return Payload(
         requests,
         size,
         protocol="grpc" if path == INGEST else "grpc-stream",
         answer_bytes=IngestResponse(results=[EventResult(event_id="0" * 36)] * size).ByteSize(),
-        repeats=mix == "repeats",
     )
 
 

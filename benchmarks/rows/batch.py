@@ -3,7 +3,6 @@
 import statistics
 from functools import partial
 
-from benchmarks import payloads, payloads_grpc
 from benchmarks.bench import Bench, Turns, take_turns
 from benchmarks.ceilings.copying import CopyCeiling
 from benchmarks.figures import (
@@ -11,6 +10,7 @@ from benchmarks.figures import (
     BATCH_OF_CEILING,
     BATCH_STORED,
     STREAM_ACKNOWLEDGED,
+    Account,
     Figure,
     Line,
     RowResult,
@@ -37,8 +37,10 @@ _WARM_UP_EVENTS = 4000
 def batch(bench: Bench, name: str, title: str, *, size: int) -> RowResult:
     """Measure a given number of events in batches of a size."""
     sent = {dialect: _batches(bench, dialect, size) for dialect in (*BATCH_DIALECTS, _STREAM)}
-    warm_up_load = Load(CONNECTIONS, requests=max(1, min(_WARM_UP_EVENTS, bench.pace.batch_events) // size))
-    warm_ups = [bench.run(*each, warm_up_load, f"warming up {label}") for label, each in sent.items()]
+    warm_up_load = Load(CONNECTIONS, requests=max(1, _WARM_UP_EVENTS // size))
+    warmed_up = Account()
+    for label, each in sent.items():
+        warmed_up.add(bench.warm_up(*each, warm_up_load, label))
     load = Load(CONNECTIONS, requests=max(1, bench.pace.batch_events // size))
     copying = CopyCeiling(bench.stack.database, sent[BATCH_DIALECTS[0]][0].source_id)
 
@@ -51,15 +53,13 @@ def batch(bench: Bench, name: str, title: str, *, size: int) -> RowResult:
     bench.step("removing the copies")
     copying.remove()
     lines = [_line(label, turns, size) for label in sent]
-    return RowResult(name, title, lines, total_account(warm_ups), {"ceilings (b)": turns.ceilings})
+    return RowResult(name, title, lines, warmed_up, {"ceilings (b)": turns.ceilings})
 
 
 def _batches(bench: Bench, label: str, size: int) -> tuple[Source, Payload]:
     if label == _STREAM:
-        source = bench.source("grpc")
-        return source, payloads_grpc.stream(source.secret, size)
-    source = bench.source(label)
-    return source, payloads.payload(label, source.secret, size)
+        return bench.source("grpc"), bench.stream(size)
+    return bench.source(label), bench.payload(label, size)
 
 
 def _line(label: str, turns: Turns, size: int) -> Line:

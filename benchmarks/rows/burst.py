@@ -6,11 +6,10 @@ from contextlib import contextmanager
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks import payloads
 from benchmarks.bench import Bench
 from benchmarks.figures import BURST_ACKNOWLEDGED, BURST_LEVEL_SECONDS, Figure, Line, RowResult
 from benchmarks.load import Load
-from benchmarks.measuring import Measured, cpu_figures, latency_figures, measure, total_account
+from benchmarks.measuring import Measured, cpu_figures, latency_figures, total_account
 from benchmarks.processes import processes_of
 from benchmarks.rows.batch import CONNECTIONS
 
@@ -32,14 +31,12 @@ def burst(bench: Bench, name: str, title: str) -> RowResult:
 
 
 def _measure(bench: Bench, name: str, *, held: bool = False) -> Measured:
-    source = bench.source("pulse")
-    payload = payloads.payload("pulse", source.secret, _SIZE)
+    source, payload = bench.source("pulse"), bench.payload("pulse", _SIZE)
     load = Load(CONNECTIONS, requests=max(1, bench.pace.burst_events // _SIZE))
-    tell = bench.step(name)
     if not held:
-        return measure(bench.stack, bench.tool, source, payload, load, tell)
+        return bench.run(source, payload, load, name)
     with _held_back(bench) as let_go:
-        return measure(bench.stack, bench.tool, source, payload, load, tell, answered=let_go)
+        return bench.run(source, payload, load, name, answered=let_go)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ def growth(bench: Bench, name: str, title: str) -> RowResult:
     lines: list[Line] = []
     there = 0
     for step, events in enumerate(bench.pace.growth):
+        # Each has a source of its own: one can be given a past only while it has no events.
         source = grown.source("pulse", f"bench-{step}")
         if events > there:
             tell = bench.step(f"writing {events:,} events of thirty days")
@@ -39,16 +40,17 @@ def growth(bench: Bench, name: str, title: str) -> RowResult:
 
 def _measure(bench: Bench, source: Source, events: int, empty: list[Line]) -> list[Line]:
     seconds, rounds = bench.pace.seconds, bench.pace.rounds
-    single = payloads.payload("pulse", source.secret)
-    batches = payloads.payload("pulse", source.secret, _SIZE)
+    distinct = bench.pace.distinct_requests
+    single = payloads.payload("pulse", source.secret, distinct=distinct)
+    batches = payloads.payload("pulse", source.secret, _SIZE, distinct=distinct)
     single_load = Load(_SINGLE_CONNECTIONS, seconds=seconds)
     batch_load = Load(CONNECTIONS, requests=max(1, bench.pace.batch_events // _SIZE))
-    bare = payloads.payload("pulsora", source.secret)
+    bare = payloads.payload("pulsora", source.secret, distinct=distinct)
     lines = []
     for number, (label, payload, load) in enumerate(
         (("one a request", single, single_load), (f"batches of {_SIZE}", batches, batch_load))
     ):
-        bench.run(source, payload, Load(load.connections, requests=2 * _SIZE), "warming up")
+        bench.warm_up(source, payload, Load(load.connections, requests=2 * _SIZE), label)
         runs, ceilings = [], []
         for _ in range(rounds):
             ceilings.append(bench.ask(bare, bench.bare_port, single_load, "bare route"))

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from benchmarks import payloads
 from benchmarks.bench import Bench, Turns, take_turns
 from benchmarks.figures import Figure, Line, RowResult
 from benchmarks.load import Load
@@ -40,8 +39,7 @@ def _turns(bench: Bench, mix: Mix, size: int | None, load: Load) -> Turns:
     source = bench.source("datafly")
     kinds: tuple[Mix, ...] = ("plain", mix)
     things = {
-        each: partial(bench.run, source, payloads.payload("datafly", source.secret, size, each), load, each)
-        for each in kinds
+        each: partial(bench.run, source, bench.payload("datafly", size, each), load, each) for each in kinds
     }
     return take_turns(bench.pace.rounds, lambda: 0.0, things)
 

@@ -1,9 +1,9 @@
 """Ceiling (d): what a team would put there otherwise, a gRPC-JSON transcoder before our own core."""
 
 import statistics
+from functools import partial
 from itertools import pairwise
 
-from benchmarks import payloads, payloads_grpc
 from benchmarks.bench import Bench
 from benchmarks.ceilings.envoy import EnvoyMissingError, transcoder
 from benchmarks.figures import OF_PEER, Account, Figure, Line, RowResult
@@ -15,7 +15,6 @@ from benchmarks.measuring import (
     after_figures,
     cpu_figures,
     latency_figures,
-    measure,
     median,
     total_account,
 )
@@ -35,21 +34,18 @@ def peer(bench: Bench, name: str, title: str) -> RowResult:
 
 
 def _measure(bench: Bench, name: str, title: str, door: Door) -> RowResult:
-    source, grpc_source = bench.source("pulsora"), bench.source("grpc")
     load = Load(_CONNECTIONS, seconds=bench.pace.seconds)
-    warm_up_load = Load(_CONNECTIONS, seconds=bench.pace.warm_up_seconds)
-    ours = payloads.payload("pulsora", source.secret)
-    theirs = payloads_grpc.transcoded(grpc_source.secret)
-
-    def by_envoy(load: Load, step: str) -> Measured:
-        return measure(bench.stack, bench.tool, grpc_source, theirs, load, bench.step(step), through=door)
-
-    warm_ups = [by_envoy(warm_up_load, "warming up Envoy")]
-    warm_ups.append(bench.run(source, ours, warm_up_load, "warming up"))
-    peers, runs = [by_envoy(load, "Envoy")], []
+    ours = partial(bench.run, bench.source("pulsora"), bench.payload("pulsora"))
+    theirs = partial(bench.run, bench.source("grpc"), bench.transcoded(), through=door)
+    warmed_up = Account()
+    if bench.pace.warm_up_seconds:
+        begin = Load(_CONNECTIONS, seconds=bench.pace.warm_up_seconds)
+        for run in (theirs, ours):
+            warmed_up.add(run(begin, "warming up").account)
+    peers, runs = [theirs(load, "Envoy")], []
     for _ in range(bench.pace.rounds):
-        runs.append(bench.run(source, ours, load, "facade"))
-        peers.append(by_envoy(load, "Envoy"))
+        runs.append(ours(load, "facade"))
+        peers.append(theirs(load, "Envoy"))
     rates = [run.acknowledged_rate for run in runs]
     around = [
         statistics.mean((before.acknowledged_rate, after.acknowledged_rate))
@@ -58,7 +54,7 @@ def _measure(bench: Bench, name: str, title: str, door: Door) -> RowResult:
     ratio = median([rate / peer for rate, peer in zip(rates, around, strict=True) if peer])
     lines = [_line("the facade", runs, Figure("of peer", ratio, "×", 1, OF_PEER))]
     lines.append(_line("Envoy, transcoding", peers, Figure("of peer", None, "×", 1)))
-    return RowResult(name, title, lines, total_account(warm_ups))
+    return RowResult(name, title, lines, warmed_up)
 
 
 def _line(label: str, runs: list[Measured], of_peer: Figure) -> Line:

@@ -1,9 +1,9 @@
 """One event a request: each dialect beside ceiling (a), calls of `Ingest` beside ceiling (c)."""
 
 import statistics
+from dataclasses import replace
 from functools import partial
 
-from benchmarks import payloads, payloads_grpc
 from benchmarks.bench import Bench, Turns, take_turns
 from benchmarks.figures import (
     CALL_OF_CEILING,
@@ -33,39 +33,32 @@ _FIRST = DIALECTS[0]
 
 def single(bench: Bench, name: str, title: str, *, connections: int) -> RowResult:
     """Measure one event a request over so many connections."""
-    warm_up = bench.warm_up
+    warmed_up = bench.warmed_up
     load = Load(connections=connections, seconds=bench.pace.seconds)
     http = _dialects(bench, load)
     lines = [_dialect_line(http, dialect, connections) for dialect in DIALECTS]
     calls = _calls(bench, load)
     lines.append(_call_line(calls, connections))
     detail = {"ceilings (a)": http.ceilings, "ceilings (c)": calls.ceilings}
-    return RowResult(name, title, lines, warm_up, detail)
+    return RowResult(name, title, lines, warmed_up, detail)
 
 
-def measure_ingest(bench: Bench, load: Load) -> Turns:
-    """Measure /api/ingest alone beside ceiling (a)."""
-    return _dialects(bench, load, (_FIRST,))
-
-
-def _dialects(bench: Bench, load: Load, dialects: tuple[str, ...] = DIALECTS) -> Turns:
-    things = {}
-    for dialect in dialects:
-        source = bench.source(dialect)
-        payload = payloads.payload(dialect, source.secret)
-        things[dialect] = partial(bench.run, source, payload, load, dialect)
-    bare = payloads.payload(_FIRST, bench.source(_FIRST).secret)
-    ceiling = partial(bench.ask, bare, bench.bare_port, load, "bare route")
+def _dialects(bench: Bench, load: Load) -> Turns:
+    things = {
+        dialect: partial(bench.run, bench.source(dialect), bench.payload(dialect), load, dialect)
+        for dialect in DIALECTS
+    }
+    ceiling = partial(bench.ask, bench.payload(_FIRST), bench.bare_port, load, "bare route")
     return take_turns(bench.pace.rounds, ceiling, things)
 
 
 def _calls(bench: Bench, load: Load) -> Turns:
-    source = bench.source("grpc")
-    payload = payloads_grpc.calls(source.secret)
-    ceiling = partial(bench.ask, payload, bench.echo_port, load, "bare echo")
-    return take_turns(
-        bench.pace.rounds, ceiling, {"Ingest": partial(bench.run, source, payload, load, "Ingest")}
-    )
+    payload = bench.calls()
+    # What it gives back is what it got.
+    echoed = replace(payload, answer_bytes=None)
+    ceiling = partial(bench.ask, echoed, bench.echo_port, load, "bare echo")
+    thing = partial(bench.run, bench.source("grpc"), payload, load, "Ingest")
+    return take_turns(bench.pace.rounds, ceiling, {"Ingest": thing})
 
 
 def _dialect_line(turns: Turns, dialect: str, connections: int) -> Line:

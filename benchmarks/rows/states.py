@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from benchmarks import payloads
 from benchmarks.bench import Bench
 from benchmarks.figures import (
     HOUR_OF_HALF,
@@ -53,8 +52,7 @@ def idle_memory(bench: Bench, name: str, title: str) -> RowResult:
 
 def hour_memory(bench: Bench, name: str, title: str) -> RowResult:
     """Send the events of an hour at a moderate rate, in two halves, and read what every process holds."""
-    source = bench.source("pulsora")
-    payload = payloads.payload("pulsora", source.secret)
+    source, payload = bench.source("pulsora"), bench.payload("pulsora")
     load = Load(_HOUR_CONNECTIONS, requests=max(1, bench.pace.hour_events // 2))
     held = {"before": _megabytes(bench)}
     runs: list[Measured] = []
