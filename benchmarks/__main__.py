@@ -159,6 +159,7 @@ def _run(
         _show_about(console, about)
         for number, name in enumerate(chosen):
             progress.update(row_task, description=name, completed=number + 1)
+            bench.use_workers(1)
             results.append(ROWS[name].measure(bench, name, ROWS[name].title))
             show_row(console, results[-1])
         about["seconds"] = time.monotonic() - begun

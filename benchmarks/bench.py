@@ -65,7 +65,8 @@ class Bench:
         self.step = step
         self.exits = exits
         self.start_seconds: dict[str, list[float]] = {"cold": [], "warm": [], "stop": []}
-        self._sources: dict[str, Source] = {}
+        self._keys: dict[str, str] = {}
+        self._workers = 1
 
     def start(self) -> None:
         """Start the system: the first time, and as often as the pace says over existing data."""
@@ -78,18 +79,29 @@ class Bench:
             self.start_seconds["warm"].append(self.stack.start())
         self.stack.connect()
 
-    def on(self, stack: Stack) -> "Bench":
-        """Give the same for another running system, which has no source yet; ceilings are shared."""
+    def on(self, stack: Stack, source: Source) -> "Bench":
+        """Give the same for another running system, and a source of it; ceilings are shared."""
         other = Bench(self.scratch, stack, self.tool, self.pace, self.step, self.exits)
-        vars(other).update(bare_port=self.bare_port)
+        vars(other).update(source=source, bare_port=self.bare_port)
         return other
 
-    def source(self, dialect: str, name: str = "") -> Source:
-        """Give the source of a dialect's events (grpc: that of calls), made when first asked for."""
-        name = name or f"bench-{dialect}"
-        if name not in self._sources:
-            self._sources[name] = self.stack.make_source(name, *_KINDS[dialect])
-        return self._sources[name]
+    @cached_property
+    def source(self) -> Source:
+        """The source of all events that are sent, whatever the dialect."""
+        return self.stack.make_source("bench")
+
+    def key(self, dialect: str) -> str:
+        """Give the key for a dialect's events (grpc: for calls), made when first asked for."""
+        if dialect not in self._keys:
+            self._keys[dialect] = self.stack.make_key(self.source, *_KINDS[dialect])
+        return self._keys[dialect]
+
+    def use_workers(self, count: int) -> None:
+        """Have so many workers, by another start if need be."""
+        if count != self._workers:
+            self.step(f"starting again with {count} worker{'s' * (count > 1)}")
+            self.stack.restart(POLYLECT_WORKERS=str(count))
+            self._workers = count
 
     @cached_property
     def bare_port(self) -> int:
@@ -109,33 +121,32 @@ class Bench:
         load = Load(connections=32, seconds=self.pace.warm_up_seconds)
         payload = self.payload("pulsora")
         self.ask(payload, self.bare_port, load, "warming up the bare route")
-        return self.run(self.source("pulsora"), payload, load, "warming up").account
+        return self.run(payload, load, "warming up").account
 
-    def warm_up(self, source: Source, payload: Payload, load: Load, name: str) -> Account:
+    def warm_up(self, payload: Payload, load: Load, name: str) -> Account:
         """The same for one payload, where there is a warming up at all."""
         if not self.pace.warm_up_seconds:
             return Account()
-        return self.run(source, payload, load, f"warming up {name}").account
+        return self.run(payload, load, f"warming up {name}").account
 
     def payload(self, dialect: str, size: int | None = None, mix: Mix = "plain") -> Payload:
         """Give events in a dialect, of its source: one a request, or in batches."""
-        return payloads.payload(dialect, self.source(dialect).secret, size, mix, self.pace.distinct_requests)
+        return payloads.payload(dialect, self.key(dialect), size, mix, self.pace.distinct_requests)
 
     def calls(self) -> Payload:
         """Give calls of `Ingest`."""
-        return payloads_grpc.calls(self.source("grpc").secret, self.pace.distinct_requests)
+        return payloads_grpc.calls(self.key("grpc"), self.pace.distinct_requests)
 
     def stream(self, size: int) -> Payload:
         """Give messages of `IngestStream`."""
-        return payloads_grpc.stream(self.source("grpc").secret, size, self.pace.distinct_requests)
+        return payloads_grpc.stream(self.key("grpc"), size, self.pace.distinct_requests)
 
     def transcoded(self) -> Payload:
         """Give calls of `Ingest` for a transcoder."""
-        return payloads_grpc.transcoded(self.source("grpc").secret, self.pace.distinct_requests)
+        return payloads_grpc.transcoded(self.key("grpc"), self.pace.distinct_requests)
 
     def run(
         self,
-        source: Source,
         payload: Payload,
         load: Load,
         name: str,
@@ -147,7 +158,7 @@ class Bench:
         return measure(
             self.stack,
             self.tool,
-            source,
+            self.source,
             payload,
             load,
             self.step(name),

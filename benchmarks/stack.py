@@ -37,8 +37,8 @@ class StackError(Exception):
 class Source:
     """A source made for the bench, without a rate limit."""
 
+    name: str
     source_id: str
-    secret: str
 
 
 class Stack:
@@ -151,12 +151,16 @@ class Stack:
             raise StackError(f"{', '.join(off)} not on: the figures would mean nothing")
         return shown
 
-    def make_source(self, name: str, kind: str, *key_arguments: str) -> Source:
-        """Make a source without rate limit, and a key."""
+    def make_source(self, name: str) -> Source:
+        """Make a source without rate limit."""
         source = json.loads(self.ask("source", "create", name, "--json"))
         self.ask("source", "set", name, "--rate-limit", "off")
-        key = json.loads(self.ask("key", "create", name, "--kind", kind, *key_arguments, "--json"))
-        return Source(source["source_id"], key["secret"])
+        return Source(name, source["source_id"])
+
+    def make_key(self, source: Source, kind: str, *arguments: str) -> str:
+        """Make a key of a source; give the secret."""
+        key = json.loads(self.ask("key", "create", source.name, "--kind", kind, *arguments, "--json"))
+        return str(key["secret"])
 
     def ask(self, *arguments: str) -> str:
         """Run the command line; give what it prints. Raises StackError."""

@@ -1,6 +1,7 @@
 """Batches end to end: PULSE, Apex and Datafly over HTTP, and `IngestStream`, beside ceiling (b)."""
 
 import statistics
+from datetime import UTC, datetime
 from functools import partial
 
 from benchmarks.bench import Bench, Turns, take_turns
@@ -24,8 +25,7 @@ from benchmarks.measuring import (
     median,
     total_account,
 )
-from benchmarks.payloads import BATCH_DIALECTS, Payload
-from benchmarks.stack import Source
+from benchmarks.payloads import BATCH_DIALECTS
 
 CONNECTIONS = 8
 _STREAM = "IngestStream"
@@ -36,30 +36,26 @@ _WARM_UP_EVENTS = 4000
 
 def batch(bench: Bench, name: str, title: str, *, size: int) -> RowResult:
     """Measure a given number of events in batches of a size."""
-    sent = {dialect: _batches(bench, dialect, size) for dialect in (*BATCH_DIALECTS, _STREAM)}
-    warm_up_load = Load(CONNECTIONS, requests=max(1, _WARM_UP_EVENTS // size))
+    payloads = {dialect: bench.payload(dialect, size) for dialect in BATCH_DIALECTS}
+    payloads[_STREAM] = bench.stream(size)
+    since = datetime.now(UTC)
+    begin = Load(CONNECTIONS, requests=max(1, min(_WARM_UP_EVENTS, bench.pace.batch_events) // size))
     warmed_up = Account()
-    for label, each in sent.items():
-        warmed_up.add(bench.warm_up(*each, warm_up_load, label))
+    for label, payload in payloads.items():
+        warmed_up.add(bench.run(payload, begin, f"warming up {label}").account)
     load = Load(CONNECTIONS, requests=max(1, bench.pace.batch_events // size))
-    copying = CopyCeiling(bench.stack.database, sent[BATCH_DIALECTS[0]][0].source_id)
+    things = {label: partial(bench.run, payload, load, label) for label, payload in payloads.items()}
+    copying = CopyCeiling(bench.stack.database, bench.source.source_id, since)
 
     def ceiling() -> float:
         bench.step("COPY")
         return copying.measure(bench.pace.copy_rows)
 
-    things = {label: partial(bench.run, *each, load, label) for label, each in sent.items()}
     turns = take_turns(bench.pace.rounds, ceiling, things)
     bench.step("removing the copies")
     copying.remove()
-    lines = [_line(label, turns, size) for label in sent]
+    lines = [_line(label, turns, size) for label in payloads]
     return RowResult(name, title, lines, warmed_up, {"ceilings (b)": turns.ceilings})
-
-
-def _batches(bench: Bench, label: str, size: int) -> tuple[Source, Payload]:
-    if label == _STREAM:
-        return bench.source("grpc"), bench.stream(size)
-    return bench.source(label), bench.payload(label, size)
 
 
 def _line(label: str, turns: Turns, size: int) -> Line:

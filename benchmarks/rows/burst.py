@@ -19,24 +19,19 @@ _SIZE = 100
 def burst(bench: Bench, name: str, title: str) -> RowResult:
     """Send a burst of PULSE batches to workers that stand still, to one worker and to two."""
     lines = [_line("queue only", _measure(bench, "the worker stands still", held=True), held=True)]
-    lines.append(_line("1 worker", _measure(bench, "1 worker")))
-    bench.step("starting 2 workers")
-    bench.stack.restart(POLYLECT_WORKERS="2")
-    try:
-        lines.append(_line("2 workers", _measure(bench, "2 workers")))
-    finally:
-        bench.step("starting 1 worker")
-        bench.stack.restart(POLYLECT_WORKERS="1")
+    for workers, label in ((1, "1 worker"), (2, "2 workers")):
+        bench.use_workers(workers)
+        lines.append(_line(label, _measure(bench, label)))
     return RowResult(name, title, lines)
 
 
 def _measure(bench: Bench, name: str, *, held: bool = False) -> Measured:
-    source, payload = bench.source("pulse"), bench.payload("pulse", _SIZE)
+    payload = bench.payload("pulse", _SIZE)
     load = Load(CONNECTIONS, requests=max(1, bench.pace.burst_events // _SIZE))
     if not held:
-        return bench.run(source, payload, load, name)
+        return bench.run(payload, load, name)
     with _held_back(bench) as let_go:
-        return bench.run(source, payload, load, name, answered=let_go)
+        return bench.run(payload, load, name, answered=let_go)
 
 
 @contextmanager

@@ -4,13 +4,13 @@ The events there already are those the bench of queries is asked about, of the l
 source that the load is of.
 """
 
-from benchmarks import payloads, query_data
+from benchmarks import query_data
 from benchmarks.bench import Bench
 from benchmarks.figures import GROWTH_OF_EMPTY, Figure, Line, RowResult
 from benchmarks.load import Load
 from benchmarks.measuring import Measured, after_figures, cpu_figures, latency_figures, median, total_account
 from benchmarks.rows.batch import CONNECTIONS
-from benchmarks.stack import Source, Stack
+from benchmarks.stack import Stack
 
 _SINGLE_CONNECTIONS = 32
 _SIZE = 100
@@ -23,38 +23,35 @@ def growth(bench: Bench, name: str, title: str) -> RowResult:
     bench.step("starting an empty system")
     stack.start()
     stack.connect()
-    grown = bench.on(stack)
     lines: list[Line] = []
     there = 0
     for step, events in enumerate(bench.pace.growth):
         # Each has a source of its own: one can be given a past only while it has no events.
-        source = grown.source("pulse", f"bench-{step}")
+        source = stack.make_source(f"bench-{step}")
         if events > there:
             tell = bench.step(f"writing {events:,} events of thirty days")
             there += query_data.build(stack.database, source.source_id, events - there, tell)
-        lines += _measure(grown, source, events, lines[:2])
+        lines += _measure(bench.on(stack, source), events, lines[:2])
     bench.step("stopping it")
     stack.remove()
     return RowResult(name, title, lines)
 
 
-def _measure(bench: Bench, source: Source, events: int, empty: list[Line]) -> list[Line]:
-    seconds, rounds = bench.pace.seconds, bench.pace.rounds
-    distinct = bench.pace.distinct_requests
-    single = payloads.payload("pulse", source.secret, distinct=distinct)
-    batches = payloads.payload("pulse", source.secret, _SIZE, distinct=distinct)
-    single_load = Load(_SINGLE_CONNECTIONS, seconds=seconds)
+def _measure(bench: Bench, events: int, empty: list[Line]) -> list[Line]:
+    single_load = Load(_SINGLE_CONNECTIONS, seconds=bench.pace.seconds)
     batch_load = Load(CONNECTIONS, requests=max(1, bench.pace.batch_events // _SIZE))
-    bare = payloads.payload("pulsora", source.secret, distinct=distinct)
+    single = bench.payload("pulse")
+    kinds = (
+        ("one a request", single, single_load),
+        (f"batches of {_SIZE}", bench.payload("pulse", _SIZE), batch_load),
+    )
     lines = []
-    for number, (label, payload, load) in enumerate(
-        (("one a request", single, single_load), (f"batches of {_SIZE}", batches, batch_load))
-    ):
-        bench.warm_up(source, payload, Load(load.connections, requests=2 * _SIZE), label)
+    for number, (label, payload, load) in enumerate(kinds):
+        bench.warm_up(payload, Load(load.connections, requests=2 * _SIZE), label)
         runs, ceilings = [], []
-        for _ in range(rounds):
-            ceilings.append(bench.ask(bare, bench.bare_port, single_load, "bare route"))
-            runs.append(bench.run(source, payload, load, f"{label}, {events:,} events there"))
+        for _ in range(bench.pace.rounds):
+            ceilings.append(bench.ask(single, bench.bare_port, single_load, "bare route"))
+            runs.append(bench.run(payload, load, f"{label}, {events:,} events there"))
         of_ceiling = median([run.stored_rate / ceiling for run, ceiling in zip(runs, ceilings, strict=True)])
         lines.append(_line(f"{events:,}: {label}", runs, of_ceiling, empty[number] if empty else None))
     return lines

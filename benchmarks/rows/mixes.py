@@ -36,11 +36,8 @@ def mixed(bench: Bench, name: str, title: str, *, mix: Mix) -> RowResult:
 
 
 def _turns(bench: Bench, mix: Mix, size: int | None, load: Load) -> Turns:
-    source = bench.source("datafly")
     kinds: tuple[Mix, ...] = ("plain", mix)
-    things = {
-        each: partial(bench.run, source, bench.payload("datafly", size, each), load, each) for each in kinds
-    }
+    things = {each: partial(bench.run, bench.payload("datafly", size, each), load, each) for each in kinds}
     return take_turns(bench.pace.rounds, lambda: 0.0, things)
 
 

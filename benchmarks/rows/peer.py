@@ -35,8 +35,8 @@ def peer(bench: Bench, name: str, title: str) -> RowResult:
 
 def _measure(bench: Bench, name: str, title: str, door: Door) -> RowResult:
     load = Load(_CONNECTIONS, seconds=bench.pace.seconds)
-    ours = partial(bench.run, bench.source("pulsora"), bench.payload("pulsora"))
-    theirs = partial(bench.run, bench.source("grpc"), bench.transcoded(), through=door)
+    ours = partial(bench.run, bench.payload("pulsora"))
+    theirs = partial(bench.run, bench.transcoded(), through=door)
     warmed_up = Account()
     if bench.pace.warm_up_seconds:
         begin = Load(_CONNECTIONS, seconds=bench.pace.warm_up_seconds)

@@ -44,10 +44,7 @@ def single(bench: Bench, name: str, title: str, *, connections: int) -> RowResul
 
 
 def _dialects(bench: Bench, load: Load) -> Turns:
-    things = {
-        dialect: partial(bench.run, bench.source(dialect), bench.payload(dialect), load, dialect)
-        for dialect in DIALECTS
-    }
+    things = {dialect: partial(bench.run, bench.payload(dialect), load, dialect) for dialect in DIALECTS}
     ceiling = partial(bench.ask, bench.payload(_FIRST), bench.bare_port, load, "bare route")
     return take_turns(bench.pace.rounds, ceiling, things)
 
@@ -57,7 +54,7 @@ def _calls(bench: Bench, load: Load) -> Turns:
     # What it gives back is what it got.
     echoed = replace(payload, answer_bytes=None)
     ceiling = partial(bench.ask, echoed, bench.echo_port, load, "bare echo")
-    thing = partial(bench.run, bench.source("grpc"), payload, load, "Ingest")
+    thing = partial(bench.run, payload, load, "Ingest")
     return take_turns(bench.pace.rounds, ceiling, {"Ingest": thing})
 
 

@@ -52,14 +52,14 @@ def idle_memory(bench: Bench, name: str, title: str) -> RowResult:
 
 def hour_memory(bench: Bench, name: str, title: str) -> RowResult:
     """Send the events of an hour at a moderate rate, in two halves, and read what every process holds."""
-    source, payload = bench.source("pulsora"), bench.payload("pulsora")
+    payload = bench.payload("pulsora")
     load = Load(_HOUR_CONNECTIONS, requests=max(1, bench.pace.hour_events // 2))
     held = {"before": _megabytes(bench)}
     runs: list[Measured] = []
     peak: dict[str, float] = {}
     for half, label in (("first half", "after half"), ("second half", "after the hour")):
         with _watched(bench, peak):
-            runs.append(bench.run(source, payload, load, f"the hour's {half}"))
+            runs.append(bench.run(payload, load, f"the hour's {half}"))
         _settle(bench)
         held[label] = _megabytes(bench)
     lines = {"before": held["before"], "most under load": peak, **held}
