@@ -1,7 +1,7 @@
 """gRPC on HTTP/2: unary calls one after the other, or one stream of messages, on each connection.
 
 Hides frames, header compression and flow control; no more of them than a gRPC server needs. A call costs
-a Python gRPC client about as much CPU as the server that is to be measured; this one it costs 20 µs.
+grpc.aio's own client 105 µs of CPU, this one 20, and the core the same by either.
 
 Trailers are not decoded. A call that failed has no message; one in which an event was rejected has a message
 of another length than the one in which all were accepted.

@@ -40,7 +40,6 @@ ROWS: Mapping[str, Row] = {
     "memory": Row(
         f"Memory (PSS) after an hour's events at {HOUR_RATE}/s, sent as fast as it goes",
         hour_memory,
-        quick=True,
         smoke=True,
     ),
     # At the end: it leaves two workers.

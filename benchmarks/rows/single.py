@@ -85,7 +85,7 @@ def _line(label: str, turns: Turns, connections: int, p99: Target | None, *ratio
         Figure("ceiling", statistics.median(turns.ceilings), "req/s"),
         *ratios,
         *cpu_figures(runs, SINGLE_CPU_MICROS if many else None),
-        *after_figures(runs, level=KEEPS_UP_SECONDS if many else None),
+        *after_figures(runs, level=KEEPS_UP_SECONDS if many and label == _FIRST else None),
     ]
     return Line(label, figures, total_account(runs), {"runs": [run.as_json() for run in runs]})
 
