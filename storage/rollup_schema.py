@@ -120,32 +120,33 @@ session_day_names = Table(
     Column("sessions", BigInteger, nullable=False),
 )
 
-# What one pair of visitor ids, or one user by name, did on one UTC day, as the person it is read with.
+# When a pair of visitor ids, or a user by name, was on a site on a UTC day, as the person it is read with.
 visitor_days = Table(
     "visitor_days",
     metadata,
-    *_site(),
-    # Hash of anonymous_id, else cookie_id; where the events name their user, of that.
+    Column("source_id", _UUID, primary_key=True),
+    # Hash of anonymous_id, else cookie_id; where the events name their user, of that; else of nobody.
     Column("visitor", _UUID, primary_key=True),
     Column("day", Date, primary_key=True),
     # Hash of the cookie_id where it is another than the visitor; else the visitor's.
     Column("cookie", _UUID, primary_key=True),
+    Column("site_id", Text, primary_key=True),
     # Hash of the user it is read with; without one, of the visitor.
     Column("person", _UUID, primary_key=True),
-    # The ids themselves, for looking up links. Null where the events name their user.
-    Column("anonymous_id", Text),
+    # The ids that are hashed, for looking up links. Null where the events name their user, or have no id.
+    Column("visitor_id", Text),
     Column("cookie_id", Text),
     Column("first_occurred_at", _TIMESTAMP, nullable=False),
     Column("last_occurred_at", _TIMESTAMP, nullable=False),
     Column("first_received_at", _TIMESTAMP, nullable=False),
     Column("last_received_at", _TIMESTAMP, nullable=False),
-    # The days before and after this one on which the person was there, on this site.
+    # The last day before this one on which the person was there, on this site.
     Column("previous_day", Date),
-    Column("next_day", Date),
-    Index("visitor_days_visitor", "source_id", "visitor"),
     Index("visitor_days_cookie", "source_id", "cookie", postgresql_where=text("cookie <> visitor")),
     Index("visitor_days_person", "source_id", "site_id", "person", "day"),
     Index("visitor_days_day", "source_id", "site_id", "day"),
+    # Who of a day came again, and when, without a look into the table.
+    Index("visitor_days_again", "source_id", "site_id", "previous_day", "day", "person"),
 )
 
 # How many people were there on a day, by the day they were there before.
@@ -157,13 +158,4 @@ user_day_totals = Table(
     # -infinity where there is none: a key has no nulls.
     Column("previous_day", Date, primary_key=True),
     Column("users", BigInteger, nullable=False),
-)
-
-# Each user that a visitor id was ever linked to.
-linked_users = Table(
-    "linked_users",
-    metadata,
-    Column("source_id", _UUID, primary_key=True),
-    Column("visitor", _UUID, primary_key=True),
-    Column("user_hash", _UUID, primary_key=True),
 )

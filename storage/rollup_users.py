@@ -1,9 +1,187 @@
-"""Users by day. Raises nothing of its own."""
+"""Who was there on which day: kept from events and links as they come in.
 
-from typing import Any
+Hides how a person is counted once over any range of days: each day knows the person's last day before it, and
+`user_day_totals` counts by both. A day that comes or goes changes itself and the person's next day, no other,
+found in index steps, however long a history is. Who a visitor is, is not decided here: of an event of `fresh`
+it has been, and of what changes later `rollup_links` does.
+"""
+
+from typing import Any, Final
 
 import psycopg
 
+from storage.rollup_links import move_linked
+
+USER_TABLES: Final = """
+CREATE TEMP TABLE visits (LIKE visitor_days) ON COMMIT DELETE ROWS;
+CREATE TEMP TABLE presence (
+    source_id uuid NOT NULL,
+    site_id text NOT NULL,
+    person uuid NOT NULL,
+    day date NOT NULL,
+    previous_day date,
+    known boolean NOT NULL
+) ON COMMIT DELETE ROWS;
+CREATE TEMP TABLE doubted (LIKE visitor_days, now_person uuid, leaves boolean NOT NULL) ON COMMIT DELETE ROWS
+"""
+"""What a connection needs to fold."""
+
+# Hashed when grouped: there are fewer. Nobody is known of, and counted as none.
+_GATHER = """
+INSERT INTO visits
+SELECT source_id, visitor, day, coalesce(md5('v' || cookie_id)::uuid, visitor), site_id,
+    coalesce(md5('u' || user_id)::uuid, visitor), visitor_id, cookie_id,
+    first_occurred_at, last_occurred_at, first_received_at, last_received_at
+FROM (
+    SELECT *, coalesce(md5('v' || visitor_id)::uuid, md5('u' || user_id)::uuid, md5('n')::uuid) AS visitor
+    FROM (
+        SELECT source_id, site_id, day, visitor_id, nullif(cookie_id, visitor_id) AS cookie_id, user_id,
+            min(occurred_at) AS first_occurred_at, max(occurred_at) AS last_occurred_at,
+            min(received_at) AS first_received_at, max(received_at) AS last_received_at
+        FROM (
+            SELECT source_id, site_id, day, user_id, occurred_at, received_at,
+                CASE WHEN own_user_id IS NULL THEN coalesce(anonymous_id, cookie_id) END AS visitor_id,
+                CASE WHEN own_user_id IS NULL THEN cookie_id END AS cookie_id
+            FROM fresh
+        ) AS each
+        GROUP BY source_id, site_id, day, visitor_id, nullif(cookie_id, visitor_id), user_id
+    ) AS grouped
+) AS hashed
+"""
+
+# What moved here may be of the visitors of fresh events.
+_REGROUP = """
+WITH scattered AS (DELETE FROM visits RETURNING *)
+INSERT INTO visits
+SELECT source_id, visitor, day, cookie, site_id, person, min(visitor_id), min(cookie_id),
+    min(first_occurred_at), max(last_occurred_at), min(first_received_at), max(last_received_at)
+FROM scattered
+GROUP BY source_id, visitor, day, cookie, site_id, person
+"""
+
+# Of each person and day: whether it is there already, and the day before it. Lookups by LATERAL and LIMIT,
+# here and below: a join might read all of the table.
+_LOOK_UP = """
+INSERT INTO presence (source_id, site_id, person, day, previous_day, known)
+SELECT source_id, site_id, person, day,
+    CASE WHEN known THEN previous_day
+         ELSE greatest(last_day, max(day) FILTER (WHERE NOT known) OVER (
+             PARTITION BY source_id, site_id, person ORDER BY day
+             ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) END,
+    known
+FROM (
+    SELECT asked.*, last.day AS last_day, last.previous_day, coalesce(last.day = asked.day, false) AS known
+    FROM (SELECT DISTINCT source_id, site_id, person, day FROM visits) AS asked
+    LEFT JOIN LATERAL (
+        SELECT day, previous_day FROM visitor_days
+        WHERE source_id = asked.source_id AND site_id = asked.site_id AND person = asked.person
+            AND day <= asked.day
+        ORDER BY day DESC LIMIT 1
+    ) AS last ON true
+) AS found
+"""
+
+_TAKE_IN = """
+INSERT INTO visitor_days AS there
+SELECT source_id, visitor, day, cookie, site_id, person, visitor_id, cookie_id,
+    first_occurred_at, last_occurred_at, first_received_at, last_received_at, presence.previous_day
+FROM visits JOIN presence USING (source_id, site_id, person, day)
+ON CONFLICT (source_id, visitor, day, cookie, site_id, person) DO UPDATE
+SET first_occurred_at = least(there.first_occurred_at, excluded.first_occurred_at),
+    last_occurred_at = greatest(there.last_occurred_at, excluded.last_occurred_at),
+    first_received_at = least(there.first_received_at, excluded.first_received_at),
+    last_received_at = greatest(there.last_received_at, excluded.last_received_at)
+"""
+
+# What `changed`, and `followed`: whose day before was another `before` than `after`.
+_COUNT = """
+moved AS (
+    UPDATE visitor_days AS there SET previous_day = followed.after
+    FROM followed
+    WHERE there.source_id = followed.source_id AND there.site_id = followed.site_id
+        AND there.person = followed.person AND there.day = followed.day
+)
+INSERT INTO user_day_totals AS totals (source_id, site_id, day, previous_day, users)
+SELECT source_id, site_id, day, coalesce(previous_day, '-infinity'), sum(users)
+FROM (
+    SELECT source_id, site_id, person, day, previous_day, users FROM changed
+    UNION ALL SELECT source_id, site_id, person, day, before, -1 FROM followed
+    UNION ALL SELECT source_id, site_id, person, day, after, 1 FROM followed
+) AS difference
+WHERE person <> md5('n')::uuid
+GROUP BY 1, 2, 3, 4
+HAVING sum(users) <> 0
+ON CONFLICT (source_id, site_id, day, previous_day) DO UPDATE SET users = totals.users + excluded.users
+"""
+
+# Mostly a day is the newest of its site, and nothing can follow it.
+_CAME = """
+WITH changed AS MATERIALIZED (
+    SELECT *, 1 AS users FROM presence WHERE NOT known
+), newest AS MATERIALIZED (
+    SELECT site.*, last.day
+    FROM (SELECT DISTINCT source_id, site_id FROM changed) AS site
+    CROSS JOIN LATERAL (
+        SELECT day FROM visitor_days WHERE source_id = site.source_id AND site_id = site.site_id
+        ORDER BY day DESC LIMIT 1
+    ) AS last
+), followed AS MATERIALIZED (
+    SELECT came.source_id, came.site_id, came.person, next.day, next.previous_day AS before, came.day AS after
+    FROM (
+        SELECT changed.* FROM changed JOIN newest USING (source_id, site_id) WHERE changed.day < newest.day
+    ) AS came
+    CROSS JOIN LATERAL (
+        SELECT day, previous_day FROM visitor_days
+        WHERE source_id = came.source_id AND site_id = came.site_id AND person = came.person
+            AND day > came.day
+        ORDER BY day LIMIT 1
+    ) AS next
+    WHERE next.previous_day IS DISTINCT FROM came.day
+),
+"""
+
+# Rows that moved left their person without the day where none of its others are there.
+_WENT = """
+WITH changed AS MATERIALIZED (
+    SELECT DISTINCT source_id, site_id, person, day, previous_day, -1 AS users
+    FROM doubted
+    WHERE leaves AND (
+        SELECT true FROM visitor_days AS there
+        WHERE there.source_id = doubted.source_id AND there.site_id = doubted.site_id
+            AND there.person = doubted.person AND there.day = doubted.day
+        LIMIT 1
+    ) IS NULL
+), followed AS MATERIALIZED (
+    SELECT DISTINCT went.source_id, went.site_id, went.person, next.day, next.previous_day AS before,
+        last.day AS after
+    FROM changed AS went
+    CROSS JOIN LATERAL (
+        SELECT day, previous_day FROM visitor_days
+        WHERE source_id = went.source_id AND site_id = went.site_id AND person = went.person
+            AND day > went.day
+        ORDER BY day LIMIT 1
+    ) AS next
+    LEFT JOIN LATERAL (
+        SELECT day FROM visitor_days
+        WHERE source_id = went.source_id AND site_id = went.site_id AND person = went.person
+            AND day < next.day
+        ORDER BY day DESC LIMIT 1
+    ) AS last ON true
+),
+"""
+
 
 def fold_users(connection: psycopg.Connection[Any]) -> None:
-    """Take in `fresh` and `unlinked`, in the caller's transaction. Raises the driver's errors."""
+    """Take in `fresh` and `unlinked`, in the caller's transaction. Raises the driver's errors.
+
+    Needs USER_TABLES.
+    """
+    has_moved = move_linked(connection)
+    if has_moved:
+        connection.execute(_WENT + _COUNT)
+    connection.execute(_GATHER)
+    if has_moved:
+        connection.execute(_REGROUP)
+    connection.execute(_LOOK_UP)
+    connection.execute(_TAKE_IN)
+    connection.execute(_CAME + _COUNT)

@@ -48,7 +48,6 @@ _TABLES = (
     "session_day_names",
     "visitor_days",
     "user_day_totals",
-    "linked_users",
 )
 
 
@@ -146,12 +145,13 @@ def _create_sessions() -> None:
 def _create_visitors() -> None:
     op.create_table(
         "visitor_days",
-        *_site(),
+        sa.Column("source_id", _UUID, primary_key=True),
         sa.Column("visitor", _UUID, primary_key=True),
         sa.Column("day", sa.Date, primary_key=True),
         sa.Column("cookie", _UUID, primary_key=True),
+        sa.Column("site_id", sa.Text, primary_key=True),
         sa.Column("person", _UUID, primary_key=True),
-        sa.Column("anonymous_id", sa.Text),
+        sa.Column("visitor_id", sa.Text),
         sa.Column("cookie_id", sa.Text),
         *(
             sa.Column(f"{which}_{what}_at", _TIMESTAMP, nullable=False)
@@ -159,27 +159,23 @@ def _create_visitors() -> None:
             for which in ("first", "last")
         ),
         sa.Column("previous_day", sa.Date),
-        sa.Column("next_day", sa.Date),
     )
-    op.create_index("visitor_days_visitor", "visitor_days", ["source_id", "visitor"])
     op.create_index(
         "visitor_days_cookie",
         "visitor_days",
         ["source_id", "cookie"],
         postgresql_where=sa.text("cookie <> visitor"),
     )
-    op.create_index("visitor_days_person", "visitor_days", ["source_id", "site_id", "person", "day"])
-    op.create_index("visitor_days_day", "visitor_days", ["source_id", "site_id", "day"])
+    of_site = ["source_id", "site_id"]
+    op.create_index("visitor_days_person", "visitor_days", [*of_site, "person", "day"])
+    op.create_index("visitor_days_day", "visitor_days", [*of_site, "day"])
+    op.create_index("visitor_days_again", "visitor_days", [*of_site, "previous_day", "day", "person"])
     op.create_table(
         "user_day_totals",
         *_site(),
         sa.Column("day", sa.Date, primary_key=True),
         sa.Column("previous_day", sa.Date, primary_key=True),
         _count("users"),
-    )
-    op.create_table(
-        "linked_users",
-        *(sa.Column(name, _UUID, primary_key=True) for name in ("source_id", "visitor", "user_hash")),
     )
 
 

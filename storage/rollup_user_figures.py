@@ -1,0 +1,144 @@
+"""How many people there were in a range of time, told from days.
+
+Hides how whole days and parts of days add up. A person of several whole days counts on the first of them: the
+one whose day before lies before the range. The part of a day at each end is looked through person by person:
+of the first day, who comes again on a whole day is left out; of the last, who was there on one.
+"""
+
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, NamedTuple
+
+from polylect.v1.query_pb2 import STATS_GROUP_BY_DAY, GetStatsRequest
+from sqlalchemy import (
+    ColumnElement,
+    Date,
+    DateTime,
+    Double,
+    Select,
+    and_,
+    cast,
+    distinct,
+    func,
+    literal,
+    or_,
+    select,
+    union,
+    union_all,
+)
+
+from storage.rollup_schema import user_day_totals, visitor_days
+from storage.stats_figures import padded
+
+_DAY = timedelta(days=1)
+_VISITS, _TOTALS = visitor_days.c, user_day_totals.c
+# The person of events without any id, as `rollup_users` has it.
+_NOBODY = cast(func.md5("n"), _VISITS.person.type)
+
+
+class _Range(NamedTuple):
+    """A range as whole days, and what is left at its ends."""
+
+    # Both belong to it; where there is none, the last comes before the first.
+    first_whole: date
+    last_whole: date
+    # The day before the whole ones, and who was there in its part.
+    head: ColumnElement[bool] | None
+    # The day after them, likewise.
+    tail: ColumnElement[bool] | None
+
+
+def user_figures(
+    question: GetStatsRequest, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime
+) -> Select[Any] | None:
+    """Select the users of one site in a range, as a whole and, if so grouped, by day.
+
+    The site "" is that of events without one; the times are aware. Gives None where days can't tell: for a
+    range that is empty, or within one day and touching neither of its midnights.
+    """
+    asked = _range_of(source_id, site_id, occurred_from.astimezone(UTC), occurred_until.astimezone(UTC))
+    if asked is None:
+        return None
+    parts = [padded(_whole(source_id, site_id, asked), is_whole=True)]
+    if question.group_by == STATS_GROUP_BY_DAY:
+        parts.append(padded(_by_day(source_id, site_id, asked), is_whole=False))
+    return select(union_all(*parts).subquery("answer"))
+
+
+def _range_of(source_id: str, site_id: str, start: datetime, end: datetime) -> _Range | None:
+    starts_within, ends_within = start.time() != time(), end.time() != time()
+    if start >= end or (starts_within and ends_within and start.date() == end.date()):
+        return None
+    of_site = (_VISITS.source_id == source_id, _VISITS.site_id == site_id)
+    # A day's part that reaches from or to midnight: the last, or first, event in it tells.
+    head = and_(*of_site, _VISITS.day == start.date(), _VISITS.last_occurred_at >= start)
+    tail = and_(*of_site, _VISITS.day == end.date(), _VISITS.first_occurred_at < end)
+    return _Range(
+        start.date() + _DAY if starts_within else start.date(),
+        end.date() - _DAY,
+        head if starts_within else None,
+        tail if ends_within else None,
+    )
+
+
+def _whole(source_id: str, site_id: str, asked: _Range) -> Select[Any]:
+    users: ColumnElement[Any] = (
+        select(func.coalesce(func.sum(_TOTALS.users), 0))
+        .where(*_of_whole_days(source_id, site_id, asked), _TOTALS.previous_day < asked.first_whole)
+        .scalar_subquery()
+    )
+    people = []
+    if asked.head is not None:
+        came_again = (
+            select(_VISITS.person)
+            .where(
+                _VISITS.source_id == source_id,
+                _VISITS.site_id == site_id,
+                _VISITS.previous_day == asked.first_whole - _DAY,
+                _VISITS.day.between(asked.first_whole, asked.last_whole),
+            )
+            .correlate(None)
+        )
+        people.append(
+            select(_VISITS.person).where(asked.head, _is_somebody(), _VISITS.person.not_in(came_again))
+        )
+    if asked.tail is not None:
+        is_new = or_(_VISITS.previous_day.is_(None), _VISITS.previous_day < asked.first_whole)
+        people.append(select(_VISITS.person).where(asked.tail, _is_somebody(), is_new))
+    if people:
+        each = (
+            union(*people).subquery("people") if len(people) > 1 else people[0].distinct().subquery("people")
+        )
+        users = users + select(func.count()).select_from(each).scalar_subquery()
+    return select(cast(users, Double).label("value"))
+
+
+def _by_day(source_id: str, site_id: str, asked: _Range) -> Select[Any]:
+    whole = select(_TOTALS.day, _TOTALS.users).where(
+        *_of_whole_days(source_id, site_id, asked), _TOTALS.users > 0
+    )
+    # A day on which nobody could be told has its row too.
+    nobodys = select(_VISITS.day, literal(0)).where(
+        _VISITS.source_id == source_id,
+        _VISITS.site_id == site_id,
+        _VISITS.person == _NOBODY,
+        _VISITS.day.between(asked.first_whole, asked.last_whole),
+    )
+    days: list[Select[Any]] = [whole, nobodys]
+    for part in (asked.head, asked.tail):
+        if part is not None:
+            seen = func.count(distinct(_VISITS.person)).filter(_is_somebody())
+            days.append(select(_VISITS.day, seen).where(part).group_by(_VISITS.day))
+    each = union_all(*days).subquery("each")
+    midnight = func.timezone("UTC", cast(each.c.day, DateTime))
+    return select(midnight.label("bucket"), cast(func.sum(each.c.users), Double).label("value")).group_by(
+        each.c.day
+    )
+
+
+def _of_whole_days(source_id: str, site_id: str, asked: _Range) -> list[ColumnElement[bool]]:
+    days = _TOTALS.day.between(cast(asked.first_whole, Date), cast(asked.last_whole, Date))
+    return [_TOTALS.source_id == source_id, _TOTALS.site_id == site_id, days]
+
+
+def _is_somebody() -> ColumnElement[bool]:
+    return _VISITS.person != _NOBODY
