@@ -14,12 +14,14 @@ from sqlalchemy import (
     Date,
     DateTime,
     Double,
+    Integer,
     Select,
     and_,
     cast,
     distinct,
     func,
     literal,
+    literal_column,
     or_,
     select,
     union,
@@ -31,6 +33,8 @@ from storage.stats_figures import padded
 
 _DAY = timedelta(days=1)
 _VISITS, _TOTALS = visitor_days.c, user_day_totals.c
+# As the index has it.
+_INDEXED_DAY = _VISITS.day + literal_column("0", Integer)
 # The person of events without any id, as `rollup_users` has it.
 _NOBODY = cast(func.md5("n"), _VISITS.person.type)
 
@@ -70,8 +74,8 @@ def _range_of(source_id: str, site_id: str, start: datetime, end: datetime) -> _
         return None
     of_site = (_VISITS.source_id == source_id, _VISITS.site_id == site_id)
     # A day's part that reaches from or to midnight: the last, or first, event in it tells.
-    head = and_(*of_site, _VISITS.day == start.date(), _VISITS.last_occurred_at >= start)
-    tail = and_(*of_site, _VISITS.day == end.date(), _VISITS.first_occurred_at < end)
+    head = and_(*of_site, _INDEXED_DAY == start.date(), _VISITS.last_occurred_at >= start)
+    tail = and_(*of_site, _INDEXED_DAY == end.date(), _VISITS.first_occurred_at < end)
     return _Range(
         start.date() + _DAY if starts_within else start.date(),
         end.date() - _DAY,

@@ -22,7 +22,13 @@ CREATE TEMP TABLE presence (
     previous_day date,
     known boolean NOT NULL
 ) ON COMMIT DELETE ROWS;
-CREATE TEMP TABLE doubted (LIKE visitor_days, now_person uuid, leaves boolean NOT NULL) ON COMMIT DELETE ROWS
+CREATE TEMP TABLE doubted (
+    LIKE visitor_days,
+    place tid NOT NULL,
+    -- Null where that takes the events.
+    now_person uuid,
+    leaves boolean NOT NULL
+) ON COMMIT DELETE ROWS
 """
 """What a connection needs to fold."""
 
@@ -59,8 +65,9 @@ FROM scattered
 GROUP BY source_id, visitor, day, cookie, site_id, person
 """
 
-# Of each person and day: whether it is there already, and the day before it. Lookups by LATERAL and LIMIT,
-# here and below: a join might read all of the table.
+# Of each person and day: whether it is there already, and the day before it. Here and below, the neighbour in
+# the index's own order, then whether it is of the person: a planner can do this in one way only, one step in
+# that index, whatever it knows of the table.
 _LOOK_UP = """
 INSERT INTO presence (source_id, site_id, person, day, previous_day, known)
 SELECT source_id, site_id, person, day,
@@ -73,11 +80,11 @@ FROM (
     SELECT asked.*, last.day AS last_day, last.previous_day, coalesce(last.day = asked.day, false) AS known
     FROM (SELECT DISTINCT source_id, site_id, person, day FROM visits) AS asked
     LEFT JOIN LATERAL (
-        SELECT day, previous_day FROM visitor_days
-        WHERE source_id = asked.source_id AND site_id = asked.site_id AND person = asked.person
-            AND day <= asked.day
-        ORDER BY day DESC LIMIT 1
-    ) AS last ON true
+        SELECT source_id, site_id, person, day, previous_day FROM visitor_days
+        WHERE (source_id, site_id, person, day) <= (asked.source_id, asked.site_id, asked.person, asked.day)
+        ORDER BY source_id DESC, site_id DESC, person DESC, day DESC LIMIT 1
+    ) AS last ON last.source_id = asked.source_id AND last.site_id = asked.site_id
+        AND last.person = asked.person
 ) AS found
 """
 
@@ -114,59 +121,60 @@ HAVING sum(users) <> 0
 ON CONFLICT (source_id, site_id, day, previous_day) DO UPDATE SET users = totals.users + excluded.users
 """
 
-# Mostly a day is the newest of its site, and nothing can follow it.
+# Mostly a day is the newest of its source, and nothing can follow it.
 _CAME = """
 WITH changed AS MATERIALIZED (
     SELECT *, 1 AS users FROM presence WHERE NOT known
 ), newest AS MATERIALIZED (
-    SELECT site.*, last.day
-    FROM (SELECT DISTINCT source_id, site_id FROM changed) AS site
+    SELECT asked.source_id, last.day
+    FROM (SELECT DISTINCT source_id FROM changed) AS asked
     CROSS JOIN LATERAL (
-        SELECT day FROM visitor_days WHERE source_id = site.source_id AND site_id = site.site_id
-        ORDER BY day DESC LIMIT 1
+        SELECT day + 0 AS day FROM visitor_days
+        WHERE (source_id, day + 0) <= (asked.source_id, 'infinity')
+        ORDER BY source_id DESC, day + 0 DESC LIMIT 1
     ) AS last
 ), followed AS MATERIALIZED (
     SELECT came.source_id, came.site_id, came.person, next.day, next.previous_day AS before, came.day AS after
-    FROM (
-        SELECT changed.* FROM changed JOIN newest USING (source_id, site_id) WHERE changed.day < newest.day
-    ) AS came
+    FROM (SELECT changed.* FROM changed JOIN newest USING (source_id) WHERE changed.day < newest.day) AS came
     CROSS JOIN LATERAL (
-        SELECT day, previous_day FROM visitor_days
-        WHERE source_id = came.source_id AND site_id = came.site_id AND person = came.person
-            AND day > came.day
-        ORDER BY day LIMIT 1
+        SELECT source_id, site_id, person, day, previous_day FROM visitor_days
+        WHERE (source_id, site_id, person, day) > (came.source_id, came.site_id, came.person, came.day)
+        ORDER BY source_id, site_id, person, day LIMIT 1
     ) AS next
-    WHERE next.previous_day IS DISTINCT FROM came.day
+    WHERE next.source_id = came.source_id AND next.site_id = came.site_id AND next.person = came.person
+        AND next.previous_day IS DISTINCT FROM came.day
 ),
 """
 
 # Rows that moved left their person without the day where none of its others are there.
 _WENT = """
 WITH changed AS MATERIALIZED (
-    SELECT DISTINCT source_id, site_id, person, day, previous_day, -1 AS users
-    FROM doubted
-    WHERE leaves AND (
-        SELECT true FROM visitor_days AS there
-        WHERE there.source_id = doubted.source_id AND there.site_id = doubted.site_id
-            AND there.person = doubted.person AND there.day = doubted.day
-        LIMIT 1
-    ) IS NULL
+    SELECT source_id, site_id, person, day, previous_day, -1 AS users
+    FROM (
+        SELECT DISTINCT source_id, site_id, person, day, previous_day FROM doubted WHERE leaves
+    ) AS left_by
+    WHERE (left_by.source_id, left_by.site_id, left_by.person, left_by.day) IS DISTINCT FROM (
+        SELECT ROW(source_id, site_id, person, day) FROM visitor_days
+        WHERE (source_id, site_id, person, day)
+            <= (left_by.source_id, left_by.site_id, left_by.person, left_by.day)
+        ORDER BY source_id DESC, site_id DESC, person DESC, day DESC LIMIT 1
+    )
 ), followed AS MATERIALIZED (
     SELECT DISTINCT went.source_id, went.site_id, went.person, next.day, next.previous_day AS before,
         last.day AS after
     FROM changed AS went
     CROSS JOIN LATERAL (
-        SELECT day, previous_day FROM visitor_days
-        WHERE source_id = went.source_id AND site_id = went.site_id AND person = went.person
-            AND day > went.day
-        ORDER BY day LIMIT 1
+        SELECT source_id, site_id, person, day, previous_day FROM visitor_days
+        WHERE (source_id, site_id, person, day) > (went.source_id, went.site_id, went.person, went.day)
+        ORDER BY source_id, site_id, person, day LIMIT 1
     ) AS next
     LEFT JOIN LATERAL (
-        SELECT day FROM visitor_days
-        WHERE source_id = went.source_id AND site_id = went.site_id AND person = went.person
-            AND day < next.day
-        ORDER BY day DESC LIMIT 1
-    ) AS last ON true
+        SELECT source_id, site_id, person, day FROM visitor_days
+        WHERE (source_id, site_id, person, day) < (next.source_id, next.site_id, next.person, next.day)
+        ORDER BY source_id DESC, site_id DESC, person DESC, day DESC LIMIT 1
+    ) AS last ON last.source_id = went.source_id AND last.site_id = went.site_id
+        AND last.person = went.person
+    WHERE next.source_id = went.source_id AND next.site_id = went.site_id AND next.person = went.person
 ),
 """
 

@@ -166,10 +166,10 @@ def _create_visitors() -> None:
         ["source_id", "cookie"],
         postgresql_where=sa.text("cookie <> visitor"),
     )
-    of_site = ["source_id", "site_id"]
-    op.create_index("visitor_days_person", "visitor_days", [*of_site, "person", "day"])
-    op.create_index("visitor_days_day", "visitor_days", [*of_site, "day"])
-    op.create_index("visitor_days_again", "visitor_days", [*of_site, "previous_day", "day", "person"])
+    op.create_index("visitor_days_person", "visitor_days", ["source_id", "site_id", "person", "day"])
+    op.create_index("visitor_days_day", "visitor_days", ["source_id", sa.text("(day + 0)"), "site_id"])
+    again = ["source_id", "previous_day", "site_id", "day", "person"]
+    op.create_index("visitor_days_again", "visitor_days", again)
     op.create_table(
         "user_day_totals",
         *_site(),
