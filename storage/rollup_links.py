@@ -82,40 +82,46 @@ SELECT source_id, visitor, day, cookie, site_id, now_person, visitor_id, cookie_
 FROM doubted WHERE leaves AND now_person IS NOT NULL
 """
 
-# The moments of a row are those of its events: the index, and the partitions, find them.
+# The moments of a row are those of its events: the index, and the partitions, find them, each day once. With
+# IS TRUE, each is looked for in a hash table; a planner might join, and read a day once for every visitor.
 _TOLD = """
-WITH shared AS (
-    SELECT DISTINCT source_id, visitor, day, cookie, site_id, visitor_id, cookie_id
+WITH shared AS MATERIALIZED (
+    SELECT source_id, day, site_id, visitor_id, coalesce(cookie_id, visitor_id) AS cookie_id
     FROM doubted WHERE now_person IS NULL
-), spans AS (
+), spans AS MATERIALIZED (
     SELECT source_id, day,
         min(first_occurred_at) AS first_occurred_at, max(last_occurred_at) AS last_occurred_at,
         min(first_received_at) AS first_received_at, max(last_received_at) AS last_received_at
     FROM doubted WHERE now_person IS NULL
     GROUP BY source_id, day
-), told AS (
-    SELECT shared.*, event_id, occurred_at, received_at
-    FROM spans CROSS JOIN LATERAL (
+), told AS MATERIALIZED (
+    SELECT span.source_id, span.day, each.*
+    FROM spans AS span CROSS JOIN LATERAL (
         SELECT event_id, occurred_at, received_at, coalesce(provenance_site_id, '') AS site_id,
             coalesce(anonymous_id, cookie_id) AS visitor_id,
             nullif(cookie_id, coalesce(anonymous_id, cookie_id)) AS cookie_id
         FROM events
-        WHERE source_id = spans.source_id AND user_id IS NULL
-            AND occurred_at BETWEEN spans.first_occurred_at AND spans.last_occurred_at
-            AND received_at BETWEEN spans.first_received_at AND spans.last_received_at
+        WHERE source_id = span.source_id AND user_id IS NULL
+            AND occurred_at BETWEEN span.first_occurred_at AND span.last_occurred_at
+            AND received_at BETWEEN span.first_received_at AND span.last_received_at
         OFFSET 0
     ) AS each
-    JOIN shared ON shared.source_id = spans.source_id AND shared.day = spans.day
-        AND shared.site_id = each.site_id AND shared.visitor_id = each.visitor_id
-        AND shared.cookie_id IS NOT DISTINCT FROM each.cookie_id
+    WHERE ((span.source_id, span.day, site_id, visitor_id, coalesce(cookie_id, visitor_id))
+        IN (SELECT source_id, day, site_id, visitor_id, cookie_id FROM shared)) IS TRUE
 )
 """
 _READ_AGAIN = """
 INSERT INTO visits
-SELECT source_id, visitor, day, cookie, site_id, coalesce(md5('u' || said)::uuid, visitor) AS person,
-    visitor_id, cookie_id, min(occurred_at), max(occurred_at), min(received_at), max(received_at)
-FROM read
-GROUP BY source_id, visitor, day, cookie, site_id, person, visitor_id, cookie_id
+SELECT source_id, visitor, day, coalesce(md5('v' || cookie_id)::uuid, visitor), site_id,
+    coalesce(md5('u' || said)::uuid, visitor), visitor_id, cookie_id,
+    first_occurred_at, last_occurred_at, first_received_at, last_received_at
+FROM (
+    SELECT source_id, md5('v' || visitor_id)::uuid AS visitor, day, site_id, visitor_id, cookie_id, said,
+        min(occurred_at) AS first_occurred_at, max(occurred_at) AS last_occurred_at,
+        min(received_at) AS first_received_at, max(received_at) AS last_received_at
+    FROM read
+    GROUP BY source_id, day, site_id, visitor_id, cookie_id, said
+) AS grouped
 """
 
 
@@ -196,7 +202,7 @@ def _doubting() -> tuple[bytes, dict[str, Any]]:
 
 
 def _reading() -> tuple[bytes, dict[str, Any]]:
-    names = ("source_id", "visitor", "day", "cookie", "site_id", "visitor_id", "cookie_id")
+    names = ("source_id", "day", "site_id", "visitor_id", "cookie_id")
     told = table(
         "told",
         *(column(name, visitor_days.c[name].type) for name in names),

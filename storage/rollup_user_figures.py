@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from polylect.v1.query_pb2 import STATS_GROUP_BY_DAY, GetStatsRequest
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Date,
     DateTime,
@@ -18,13 +19,11 @@ from sqlalchemy import (
     Select,
     and_,
     cast,
-    distinct,
     func,
     literal,
     literal_column,
     or_,
     select,
-    union,
     union_all,
 )
 
@@ -33,8 +32,6 @@ from storage.stats_figures import padded
 
 _DAY = timedelta(days=1)
 _VISITS, _TOTALS = visitor_days.c, user_day_totals.c
-# As the index has it.
-_INDEXED_DAY = _VISITS.day + literal_column("0", Integer)
 # The person of events without any id, as `rollup_users` has it.
 _NOBODY = cast(func.md5("n"), _VISITS.person.type)
 
@@ -45,10 +42,10 @@ class _Range(NamedTuple):
     # Both belong to it; where there is none, the last comes before the first.
     first_whole: date
     last_whole: date
-    # The day before the whole ones, and who was there in its part.
-    head: ColumnElement[bool] | None
-    # The day after them, likewise.
-    tail: ColumnElement[bool] | None
+    # Who was there in the part of the day before the whole ones, with that day; and of the one after them,
+    # with the day they were there before, too.
+    head: CTE | None
+    tail: CTE | None
 
 
 def user_figures(
@@ -72,15 +69,17 @@ def _range_of(source_id: str, site_id: str, start: datetime, end: datetime) -> _
     starts_within, ends_within = start.time() != time(), end.time() != time()
     if start >= end or (starts_within and ends_within and start.date() == end.date()):
         return None
-    of_site = (_VISITS.source_id == source_id, _VISITS.site_id == site_id)
     # A day's part that reaches from or to midnight: the last, or first, event in it tells.
-    head = and_(*of_site, _INDEXED_DAY == start.date(), _VISITS.last_occurred_at >= start)
-    tail = and_(*of_site, _INDEXED_DAY == end.date(), _VISITS.first_occurred_at < end)
+    person: ColumnElement[str] = _VISITS.person
+    head = select(person).where(*_of_day(source_id, site_id, start.date()), _VISITS.last_occurred_at >= start)
+    tail = select(person, func.max(_VISITS.previous_day).label("previous_day")).where(
+        *_of_day(source_id, site_id, end.date()), _VISITS.first_occurred_at < end
+    )
     return _Range(
         start.date() + _DAY if starts_within else start.date(),
         end.date() - _DAY,
-        head if starts_within else None,
-        tail if ends_within else None,
+        head.group_by(person).cte("head") if starts_within else None,
+        tail.group_by(person).cte("tail") if ends_within else None,
     )
 
 
@@ -90,29 +89,22 @@ def _whole(source_id: str, site_id: str, asked: _Range) -> Select[Any]:
         .where(*_of_whole_days(source_id, site_id, asked), _TOTALS.previous_day < asked.first_whole)
         .scalar_subquery()
     )
-    people = []
     if asked.head is not None:
-        came_again = (
-            select(_VISITS.person)
-            .where(
-                _VISITS.source_id == source_id,
-                _VISITS.site_id == site_id,
-                _VISITS.previous_day == asked.first_whole - _DAY,
-                _VISITS.day.between(asked.first_whole, asked.last_whole),
-            )
-            .correlate(None)
+        day_before = asked.first_whole - _DAY
+        came_again = select(_VISITS.person).where(
+            *_of_site(source_id, site_id),
+            _VISITS.previous_day == day_before,
+            _VISITS.day.between(asked.first_whole, asked.last_whole),
         )
-        people.append(
-            select(_VISITS.person).where(asked.head, _is_somebody(), _VISITS.person.not_in(came_again))
-        )
+        users = users + _count(asked.head, asked.head.c.person.not_in(came_again))
     if asked.tail is not None:
-        is_new = or_(_VISITS.previous_day.is_(None), _VISITS.previous_day < asked.first_whole)
-        people.append(select(_VISITS.person).where(asked.tail, _is_somebody(), is_new))
-    if people:
-        each = (
-            union(*people).subquery("people") if len(people) > 1 else people[0].distinct().subquery("people")
-        )
-        users = users + select(func.count()).select_from(each).scalar_subquery()
+        before = asked.tail.c.previous_day
+        is_new = or_(before.is_(None), before < asked.first_whole)
+        if asked.head is not None:
+            # Who was there the day before the whole ones, in the range, has been counted.
+            of_head = and_(before == day_before, asked.tail.c.person.in_(select(asked.head.c.person)))
+            is_new = and_(is_new, of_head.is_not(True))
+        users = users + _count(asked.tail, is_new)
     return select(cast(users, Double).label("value"))
 
 
@@ -122,16 +114,15 @@ def _by_day(source_id: str, site_id: str, asked: _Range) -> Select[Any]:
     )
     # A day on which nobody could be told has its row too.
     nobodys = select(_VISITS.day, literal(0)).where(
-        _VISITS.source_id == source_id,
-        _VISITS.site_id == site_id,
+        *_of_site(source_id, site_id),
         _VISITS.person == _NOBODY,
         _VISITS.day.between(asked.first_whole, asked.last_whole),
     )
-    days: list[Select[Any]] = [whole, nobodys]
-    for part in (asked.head, asked.tail):
-        if part is not None:
-            seen = func.count(distinct(_VISITS.person)).filter(_is_somebody())
-            days.append(select(_VISITS.day, seen).where(part).group_by(_VISITS.day))
+    days: list[Any] = [whole, nobodys]
+    if asked.head is not None:
+        days.append(_of_part(asked.head, asked.first_whole - _DAY))
+    if asked.tail is not None:
+        days.append(_of_part(asked.tail, asked.last_whole + _DAY))
     each = union_all(*days).subquery("each")
     midnight = func.timezone("UTC", cast(each.c.day, DateTime))
     return select(midnight.label("bucket"), cast(func.sum(each.c.users), Double).label("value")).group_by(
@@ -139,10 +130,26 @@ def _by_day(source_id: str, site_id: str, asked: _Range) -> Select[Any]:
     )
 
 
+def _of_part(part: CTE, day: date) -> Select[Any]:
+    people: ColumnElement[Any] = func.count().filter(part.c.person != _NOBODY)
+    return select(literal(day, Date), people).select_from(part).having(func.count() > 0)
+
+
+def _count(part: CTE, condition: ColumnElement[bool]) -> ColumnElement[Any]:
+    people = select(func.count()).select_from(part).where(part.c.person != _NOBODY, condition)
+    return people.scalar_subquery()
+
+
+def _of_day(source_id: str, site_id: str, day: date) -> list[ColumnElement[bool]]:
+    # As the index has it.
+    indexed_day: ColumnElement[date] = _VISITS.day + literal_column("0", Integer)
+    return [*_of_site(source_id, site_id), indexed_day == literal(day, Date)]
+
+
+def _of_site(source_id: str, site_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return _VISITS.source_id == source_id, _VISITS.site_id == site_id
+
+
 def _of_whole_days(source_id: str, site_id: str, asked: _Range) -> list[ColumnElement[bool]]:
     days = _TOTALS.day.between(cast(asked.first_whole, Date), cast(asked.last_whole, Date))
     return [_TOTALS.source_id == source_id, _TOTALS.site_id == site_id, days]
-
-
-def _is_somebody() -> ColumnElement[bool]:
-    return _VISITS.person != _NOBODY

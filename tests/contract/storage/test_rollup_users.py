@@ -9,7 +9,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from polylect.v1.event_pb2 import Event
+from polylect.v1.event_pb2 import EVENT_KIND_IDENTIFY, EVENT_KIND_PAGE, Event
 from polylect.v1.identity_pb2 import IdentityUnlink
 from polylect.v1.query_pb2 import (
     STATS_GROUP_BY_DAY,
@@ -19,9 +19,10 @@ from polylect.v1.query_pb2 import (
     GetStatsResponse,
 )
 from stats_oracle import Asked, expected, in_batches, random_events, read_all
-from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, enqueue
+from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, enqueue, make_event, make_identify
 
 from storage.database import Database
+from storage.errors import StorageUnavailable
 from storage.identity_records import PostgresIdentity
 from storage.rollup import Rollup
 from storage.rollup_user_figures import user_figures
@@ -240,3 +241,87 @@ def test_users_from_days_are_plain_sqls(
     connection.execute(_ANEW)
     rollup.fold_all()
     assert tables(connection) == made
+
+
+def close_together(chance: random.Random, source_id: str) -> list[Event]:
+    """Make events of three moments on two days, half of them links, of few ids."""
+    events = []
+    for _ in range(chance.randrange(3, 12)):
+        received_at = NOW + chance.randrange(3) * MICROSECOND
+        event = make_event(
+            received_at,
+            source_id=source_id,
+            event_id=str(UUID(int=chance.getrandbits(128))),
+            anonymous_id=chance.choice(("", "phone", "laptop")),
+            cookie_id=chance.choice(("", "", "phone", "cookie")),
+            name="",
+            kind=EVENT_KIND_PAGE,
+        )
+        event.occurred_at.CopyFrom(timestamp_of(received_at - chance.randrange(2) * DAY))
+        if chance.random() < 0.5:
+            event.kind = EVENT_KIND_IDENTIFY
+            event.user_id = chance.choice(("ann", "bob"))
+        events.append(event)
+    return events
+
+
+def test_links_and_events_of_one_moment_come_in_in_any_order(
+    connection: psycopg.Connection[Any],
+    worker: Worker,
+    rollup: Rollup,
+    rolled: Callable[[Asked], GetStatsResponse | None],
+) -> None:
+    chance = random.Random(11)
+    connection.execute("SELECT setseed(0.11)")
+    sources = [str(UUID(int=number)) for number in range(1, 61)]
+    events = [event for source_id in sources for event in close_together(chance, source_id)]
+    come_in(connection, worker, rollup, chance, in_batches(chance, events))
+    for source_id in sources:
+        read_all(connection, source_id)
+        for end in (NOW + DAY, NOW):
+            asked = ask(NOW - 2 * DAY, end, source_id=source_id)
+            found = rolled(asked)
+            assert found is not None
+            assert same(found, expected(connection, asked))
+    made = tables(connection)
+    connection.execute(_ANEW)
+    rollup.fold_all()
+    assert tables(connection) == made
+
+
+def test_what_days_cannot_tell(rolled: Callable[[Asked], GetStatsResponse | None]) -> None:
+    hour = timedelta(hours=1)
+    assert rolled(ask(MIDNIGHT + hour, MIDNIGHT + 2 * hour)) is None
+    assert rolled(ask(MIDNIGHT, MIDNIGHT)) is None
+    assert rolled(ask(MIDNIGHT, MIDNIGHT - DAY)) is None
+    for bounds in (
+        (MIDNIGHT, MIDNIGHT + hour),
+        (MIDNIGHT - hour, MIDNIGHT),
+        (MIDNIGHT - hour, MIDNIGHT + hour),
+        (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)),
+    ):
+        assert rolled(ask(*bounds)) == GetStatsResponse()
+
+
+def test_a_fold_that_fails_leaves_what_was(
+    connection: psycopg.Connection[Any],
+    worker: Worker,
+    rollup: Rollup,
+    rolled: Callable[[Asked], GetStatsResponse | None],
+) -> None:
+    enqueue(connection, make_event(anonymous_id="phone"))
+    worker.settle_all()
+    rollup.fold_all()
+    made = tables(connection)
+    enqueue(connection, make_event(anonymous_id="phone"), make_identify(anonymous_id="phone"))
+    worker.settle_all()
+    connection.execute("ALTER TABLE user_day_totals ADD CHECK (users = 0) NOT VALID")
+    with pytest.raises(StorageUnavailable):
+        rollup.fold()
+    assert tables(connection) == made
+    connection.execute("ALTER TABLE user_day_totals DROP CONSTRAINT user_day_totals_users_check")
+    rollup.fold_all()
+    assert tables(connection) != made
+    found = rolled(ask())
+    assert found is not None
+    assert found.value == 1
