@@ -66,25 +66,38 @@ GROUP BY source_id, visitor, day, cookie, site_id, person
 """
 
 # Of each person and day: whether it is there already, and the day before it. Here and below, the neighbour in
-# the index's own order, then whether it is of the person: a planner can do this in one way only, one step in
-# that index, whatever it knows of the table.
+# the index's own order between two of its places: a planner can do this in one way only, whatever it knows of
+# the table. Asked in that order, each page is read once.
 _LOOK_UP = """
 INSERT INTO presence (source_id, site_id, person, day, previous_day, known)
 SELECT source_id, site_id, person, day,
-    CASE WHEN known THEN previous_day
+    CASE WHEN known THEN day_before
          ELSE greatest(last_day, max(day) FILTER (WHERE NOT known) OVER (
              PARTITION BY source_id, site_id, person ORDER BY day
              ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)) END,
     known
 FROM (
-    SELECT asked.*, last.day AS last_day, last.previous_day, coalesce(last.day = asked.day, false) AS known
-    FROM (SELECT DISTINCT source_id, site_id, person, day FROM visits) AS asked
+    SELECT asked.*, last.day AS last_day, before.day AS day_before,
+        coalesce(last.day = asked.day, false) AS known
+    FROM (
+        SELECT DISTINCT source_id, site_id, person, day FROM visits
+        ORDER BY source_id, site_id, person, day
+    ) AS asked
     LEFT JOIN LATERAL (
-        SELECT source_id, site_id, person, day, previous_day FROM visitor_days
+        SELECT day FROM visitor_days
         WHERE (source_id, site_id, person, day) <= (asked.source_id, asked.site_id, asked.person, asked.day)
+            AND (source_id, site_id, person, day)
+            >= (asked.source_id, asked.site_id, asked.person, '-infinity')
         ORDER BY source_id DESC, site_id DESC, person DESC, day DESC LIMIT 1
-    ) AS last ON last.source_id = asked.source_id AND last.site_id = asked.site_id
-        AND last.person = asked.person
+    ) AS last ON true
+    LEFT JOIN LATERAL (
+        SELECT day FROM visitor_days
+        WHERE (source_id, site_id, person, day) < (asked.source_id, asked.site_id, asked.person, asked.day)
+            AND (source_id, site_id, person, day)
+            >= (asked.source_id, asked.site_id, asked.person, '-infinity')
+            AND last.day = asked.day
+        ORDER BY source_id DESC, site_id DESC, person DESC, day DESC LIMIT 1
+    ) AS before ON true
 ) AS found
 """
 
@@ -93,6 +106,7 @@ INSERT INTO visitor_days AS there
 SELECT source_id, visitor, day, cookie, site_id, person, visitor_id, cookie_id,
     first_occurred_at, last_occurred_at, first_received_at, last_received_at, presence.previous_day
 FROM visits JOIN presence USING (source_id, site_id, person, day)
+ORDER BY source_id, visitor, day
 ON CONFLICT (source_id, visitor, day, cookie, site_id, person) DO UPDATE
 SET first_occurred_at = least(there.first_occurred_at, excluded.first_occurred_at),
     last_occurred_at = greatest(there.last_occurred_at, excluded.last_occurred_at),
@@ -137,12 +151,12 @@ WITH changed AS MATERIALIZED (
     SELECT came.source_id, came.site_id, came.person, next.day, next.previous_day AS before, came.day AS after
     FROM (SELECT changed.* FROM changed JOIN newest USING (source_id) WHERE changed.day < newest.day) AS came
     CROSS JOIN LATERAL (
-        SELECT source_id, site_id, person, day, previous_day FROM visitor_days
+        SELECT day, previous_day FROM visitor_days
         WHERE (source_id, site_id, person, day) > (came.source_id, came.site_id, came.person, came.day)
+            AND (source_id, site_id, person, day) <= (came.source_id, came.site_id, came.person, 'infinity')
         ORDER BY source_id, site_id, person, day LIMIT 1
     ) AS next
-    WHERE next.source_id = came.source_id AND next.site_id = came.site_id AND next.person = came.person
-        AND next.previous_day IS DISTINCT FROM came.day
+    WHERE next.previous_day IS DISTINCT FROM came.day
 ),
 """
 
@@ -153,28 +167,30 @@ WITH changed AS MATERIALIZED (
     FROM (
         SELECT DISTINCT source_id, site_id, person, day, previous_day FROM doubted WHERE leaves
     ) AS left_by
-    WHERE (left_by.source_id, left_by.site_id, left_by.person, left_by.day) IS DISTINCT FROM (
-        SELECT ROW(source_id, site_id, person, day) FROM visitor_days
+    WHERE (
+        SELECT true FROM visitor_days
         WHERE (source_id, site_id, person, day)
             <= (left_by.source_id, left_by.site_id, left_by.person, left_by.day)
+            AND (source_id, site_id, person, day)
+            >= (left_by.source_id, left_by.site_id, left_by.person, left_by.day)
         ORDER BY source_id DESC, site_id DESC, person DESC, day DESC LIMIT 1
-    )
+    ) IS NULL
 ), followed AS MATERIALIZED (
     SELECT DISTINCT went.source_id, went.site_id, went.person, next.day, next.previous_day AS before,
         last.day AS after
     FROM changed AS went
     CROSS JOIN LATERAL (
-        SELECT source_id, site_id, person, day, previous_day FROM visitor_days
+        SELECT day, previous_day FROM visitor_days
         WHERE (source_id, site_id, person, day) > (went.source_id, went.site_id, went.person, went.day)
+            AND (source_id, site_id, person, day) <= (went.source_id, went.site_id, went.person, 'infinity')
         ORDER BY source_id, site_id, person, day LIMIT 1
     ) AS next
     LEFT JOIN LATERAL (
-        SELECT source_id, site_id, person, day FROM visitor_days
-        WHERE (source_id, site_id, person, day) < (next.source_id, next.site_id, next.person, next.day)
+        SELECT day FROM visitor_days
+        WHERE (source_id, site_id, person, day) < (went.source_id, went.site_id, went.person, next.day)
+            AND (source_id, site_id, person, day) >= (went.source_id, went.site_id, went.person, '-infinity')
         ORDER BY source_id DESC, site_id DESC, person DESC, day DESC LIMIT 1
-    ) AS last ON last.source_id = went.source_id AND last.site_id = went.site_id
-        AND last.person = went.person
-    WHERE next.source_id = went.source_id AND next.site_id = went.site_id AND next.person = went.person
+    ) AS last ON true
 ),
 """
 
