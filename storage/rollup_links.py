@@ -72,7 +72,11 @@ WITH said AS (
 INSERT INTO doubted
 """
 
-# Nobody writes rows but who folds, one at a time: their places are still theirs.
+_OUTCOME = """
+SELECT count(*) FILTER (WHERE leaves), count(*) FILTER (WHERE now_person IS NULL) FROM doubted
+"""
+
+# Nobody adds rows but who folds, one at a time: their places are still theirs.
 _LEAVE = "DELETE FROM visitor_days WHERE ctid = ANY (ARRAY(SELECT place FROM doubted WHERE leaves))"
 
 _ARRIVE = """
@@ -133,10 +137,14 @@ def move_linked(connection: psycopg.Connection[Any]) -> bool:
     """
     if not connection.execute(_DOUBTING, _DOUBTING_PARAMETERS).rowcount:
         return False
-    left = connection.execute(_LEAVE).rowcount
-    if left and connection.execute(_ARRIVE).rowcount < left:
+    # Not by what is deleted here: what is too old may be deleted at the same time.
+    [(leaving, shared)] = connection.execute(_OUTCOME).fetchall()
+    if leaving:
+        connection.execute(_LEAVE)
+        connection.execute(_ARRIVE)
+    if shared:
         connection.execute(_READING, _READING_PARAMETERS)
-    return left > 0
+    return bool(leaving)
 
 
 def _earlier_link(link: FromClause) -> ColumnElement[bool]:

@@ -109,8 +109,12 @@ def _whole(source_id: str, site_id: str, asked: _Range) -> Select[Any]:
 
 
 def _by_day(source_id: str, site_id: str, asked: _Range) -> Select[Any]:
-    whole = select(_TOTALS.day, _TOTALS.users).where(
-        *_of_whole_days(source_id, site_id, asked), _TOTALS.users > 0
+    counted: ColumnElement[Any] = func.sum(_TOTALS.users)
+    whole = (
+        select(_TOTALS.day, counted.label("users"))
+        .where(*_of_whole_days(source_id, site_id, asked))
+        .group_by(_TOTALS.day)
+        .having(counted > 0)
     )
     # A day on which nobody could be told has its row too.
     nobodys = select(_VISITS.day, literal(0)).where(

@@ -25,6 +25,7 @@ from storage.database import Database
 from storage.errors import StorageUnavailable
 from storage.identity_records import PostgresIdentity
 from storage.rollup import Rollup
+from storage.rollup_horizon import purge_rollups, raise_horizon
 from storage.rollup_user_figures import user_figures
 from storage.stats import PostgresStats
 from storage.stats_answer import response_of
@@ -241,6 +242,29 @@ def test_users_from_days_are_plain_sqls(
     connection.execute(_ANEW)
     rollup.fold_all()
     assert tables(connection) == made
+
+
+def test_deleted_days_leave_the_others_as_they_were(
+    connection: psycopg.Connection[Any],
+    worker: Worker,
+    rollup: Rollup,
+    rolled: Callable[[Asked], GetStatsResponse | None],
+    unlink: Callable[..., None],
+) -> None:
+    chance = random.Random(5)
+    connection.execute("SELECT setseed(0.5)")
+    events = spread(chance, random_events(chance, OTHER_SOURCE, 300))
+    batches = in_batches(chance, events)
+    for days, part in enumerate((batches[:20], batches[20:30], batches[30:])):
+        come_in(connection, worker, rollup, chance, part, unlink)
+        horizon = MIDNIGHT + (2 * days - 4) * DAY
+        raise_horizon(connection, (horizon - DAY).date())
+        assert purge_rollups(connection)
+        read_all(connection, OTHER_SOURCE)
+        for start, end in ranges(chance, events, 40):
+            asked = ask(max(start, horizon), end, source_id=OTHER_SOURCE)
+            found = rolled(asked)
+            assert found is None or same(found, expected(connection, asked)), asked
 
 
 def close_together(chance: random.Random, source_id: str) -> list[Event]:
