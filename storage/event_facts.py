@@ -1,4 +1,4 @@
-"""What statistics count of an event, as columns over `events`: its type, whether it converts, the person behind it."""
+"""What statistics count of an event, as columns over `events`: its type, and the person behind it."""
 
 from datetime import timedelta
 

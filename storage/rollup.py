@@ -21,7 +21,7 @@ from storage.rollup_events import fold_events
 from storage.rollup_sessions import SESSION_TABLES, fold_sessions
 from storage.rollup_users import fold_users
 from storage.schema import events
-from storage.sessions import client_session, windowed_session
+from storage.sessions import session_hash, windowed_session
 
 # Some 0.5 s.
 _EVENTS_AT_ONCE = 50_000
@@ -146,7 +146,6 @@ def _fold(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _taking() -> tuple[bytes, dict[str, Any]]:
-    windowed = windowed_session()
     columns: dict[str, ColumnElement[Any]] = {
         "source_id": events.c.source_id,
         "site_id": func.coalesce(events.c.provenance_site_id, ""),
@@ -163,8 +162,8 @@ def _taking() -> tuple[bytes, dict[str, Any]]:
         "cookie_id": events.c.cookie_id,
         "own_user_id": events.c.user_id,
         "user_id": user_id(),
-        "session": func.coalesce(windowed, client_session()),
-        "windowed": windowed.is_not(None),
+        "session": session_hash(),
+        "windowed": windowed_session().is_not(None),
     }
     text, parameters = compiled(select(*columns.values()))
     return f"{_TAKE} INSERT INTO fresh ({', '.join(columns)}) {text} {_ASKED}".encode(), parameters

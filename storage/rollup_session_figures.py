@@ -46,7 +46,7 @@ from storage.event_facts import CLOCK_TOLERANCE, is_conversion
 from storage.rollup_schema import event_hours, session_days, session_hour_names, session_hours
 from storage.rollup_sessions import SLOT
 from storage.schema import events
-from storage.sessions import WINDOW, client_session, windowed_session
+from storage.sessions import WINDOW, session_hash
 from storage.stats_figures import padded
 from storage.values import EPOCH
 
@@ -119,7 +119,7 @@ def _ceil(unit: timedelta, moment: datetime) -> datetime:
 
 
 def _hours(asked: _Range) -> CTE:
-    """Select the hours in which a row starts that reaches into the range, and whether all of them lie in it."""
+    """Select the hours in which rows start that reach into the range, and whether all of them lie in it."""
     hour = session_hours.c
     whole = and_(hour.hour >= asked.start, hour.latest_ended_at < asked.end)
     return (
@@ -246,8 +246,7 @@ def _clipped(asked: _Range, rows: CTE) -> FromClause:
 
 def _read(asked: _Range, start: datetime, end: datetime) -> Select[Any]:
     """Select session and moment of the site's events of that time."""
-    session = func.coalesce(windowed_session(), client_session()).label("session")
-    return select(session, events.c.occurred_at).where(*asked.events(start, end))
+    return select(session_hash().label("session"), events.c.occurred_at).where(*asked.events(start, end))
 
 
 def _is_of(seen: FromClause, rows: FromClause) -> ColumnElement[bool]:
@@ -285,8 +284,7 @@ def _found(asked: _Range, rows: CTE, converting: str) -> FromClause:
 def _joined(pieces: CTE) -> FromClause:
     """Select the sessions that pieces apart make up."""
     piece = pieces.c
-    of_session = {"partition_by": piece.session, "order_by": piece.first}
-    before = func.lag(piece.last).over(**of_session)
+    before = func.lag(piece.last).over(partition_by=piece.session, order_by=piece.first)
     begins = and_(piece.windowed, piece.first - before > WINDOW)
     told = select(pieces, begins.label("begins")).where(piece.apart).subquery("told")
     number = func.count().filter(told.c.begins).over(partition_by=told.c.session, order_by=told.c.first)

@@ -1,8 +1,8 @@
 """Sessions by UTC day, kept as events come in any order, and their sums by the hour they start in.
 
-Hides how a session's events are put together: its rows that new events may touch are taken apart into moments,
-the moments of both are told apart by day and, where they do, by pauses, and what comes out takes the place of
-those rows. So the same events leave the same rows, however they were batched.
+Hides how a session's events are put together: its rows that new events may touch are taken apart into
+moments, the moments of both are told apart by day and, where they do, by pauses, and what comes out takes the
+place of those rows. So the same events leave the same rows, however they were batched.
 
 A row keeps of each ten minutes the first and the last moment alone. That is all of a short session, bounds
 the row of a long one (288 moments a day), and pauses between sessions, of half an hour, are not affected.
@@ -54,35 +54,41 @@ _CONSTANTS = {
     "names": _NAMES_LIMIT,
 }
 
+_NAMES = [column.name for column in session_days.c]
+_COLUMNS = ", ".join(_NAMES)
+_FOUND = ", ".join(["kept.ctid AS place", *(f"kept.{name}" for name in _NAMES)])
+_RENEWED = ", ".join(
+    f"{column.name} = excluded.{column.name}" for column in session_days.c if not column.primary_key
+)
+_SAME = """
+kept.source_id = touched.source_id AND kept.site_id = touched.site_id AND kept.session = touched.session
+"""
+
 # Rows of the same day that new events may become part of, and the nearest of the days around: by them a
 # session is seen to go on, or now does. Each in a subquery of its own, lest all of the table be joined.
-_BEFORE = """
-INSERT INTO session_days_before
+_BEFORE = f"""
+INSERT INTO session_days_before (place, {_COLUMNS})
 SELECT DISTINCT ON (found.place) found.* FROM (
     SELECT source_id, site_id, session, windowed, (day::timestamp AT TIME ZONE 'UTC') AS midnight,
            min(occurred_at) AS first, max(occurred_at) AS last
     FROM fresh WHERE session IS NOT NULL
     GROUP BY source_id, site_id, session, windowed, day
 ) AS touched CROSS JOIN LATERAL (
-    (SELECT {columns} FROM session_days AS kept
-     WHERE touched.windowed AND {same}
+    (SELECT {_FOUND} FROM session_days AS kept
+     WHERE touched.windowed AND {_SAME}
          AND kept.started_at >= date_bin(%(day)s, touched.first - %(window)s, %(epoch)s)
          AND kept.started_at <= touched.last + %(window)s
          AND kept.ended_at >= touched.first - %(window)s)
     UNION ALL
-    (SELECT {columns} FROM session_days AS kept
-     WHERE NOT touched.windowed AND {same} AND kept.started_at < touched.midnight + %(day)s
+    (SELECT {_FOUND} FROM session_days AS kept
+     WHERE NOT touched.windowed AND {_SAME} AND kept.started_at < touched.midnight + %(day)s
      ORDER BY kept.started_at DESC LIMIT 2)
     UNION ALL
-    (SELECT {columns} FROM session_days AS kept
-     WHERE NOT touched.windowed AND {same} AND kept.started_at >= touched.midnight + %(day)s
+    (SELECT {_FOUND} FROM session_days AS kept
+     WHERE NOT touched.windowed AND {_SAME} AND kept.started_at >= touched.midnight + %(day)s
      ORDER BY kept.started_at LIMIT 1)
 ) AS found
-""".format(
-    columns=", ".join(["kept.ctid AS place", *(f"kept.{column.name}" for column in session_days.c)]),
-    same="kept.source_id = touched.source_id AND kept.site_id = touched.site_id"
-    " AND kept.session = touched.session",
-)
+"""  # noqa: S608 - of literals only
 
 _AFTER = """
 WITH each AS (
@@ -154,15 +160,10 @@ DELETE FROM session_days WHERE ctid = ANY(ARRAY(
         WHERE after.session = before.session AND after.source_id = before.source_id
             AND after.site_id = before.site_id AND after.started_at = before.started_at)))
 """
-_KEEP = """
-INSERT INTO session_days ({columns}) SELECT {columns} FROM session_days_after WHERE changed
-ON CONFLICT (source_id, site_id, session, started_at) DO UPDATE SET {changes}
-""".format(
-    columns=", ".join(column.name for column in session_days.c),
-    changes=", ".join(
-        f"{column.name} = excluded.{column.name}" for column in session_days.c if not column.primary_key
-    ),
-)
+_KEEP = f"""
+INSERT INTO session_days ({_COLUMNS}) SELECT {_COLUMNS} FROM session_days_after WHERE changed
+ON CONFLICT (source_id, site_id, session, started_at) DO UPDATE SET {_RENEWED}
+"""  # noqa: S608 - of literals only
 
 _CHANGES = """
 WITH change AS (
@@ -190,7 +191,7 @@ SET sessions = kept.sessions + excluded.sessions,
     bounces = kept.bounces + excluded.bounces,
     lasted_microseconds = kept.lasted_microseconds + excluded.lasted_microseconds,
     latest_ended_at = greatest(kept.latest_ended_at, excluded.latest_ended_at)
-"""
+"""  # noqa: S608 - of literals only
 _ADD_NAMES = f"""
 {_CHANGES}
 INSERT INTO session_hour_names AS kept (source_id, site_id, name, hour, sessions)
@@ -198,7 +199,7 @@ SELECT source_id, site_id, name, hour, sum(sign)
 FROM change, unnest(names) AS name
 GROUP BY source_id, site_id, name, hour HAVING sum(sign) <> 0
 ON CONFLICT (source_id, site_id, name, hour) DO UPDATE SET sessions = kept.sessions + excluded.sessions
-"""
+"""  # noqa: S608 - of literals only
 
 
 def fold_sessions(connection: psycopg.Connection[Any]) -> None:

@@ -106,10 +106,17 @@ def _started_at(visitor: ColumnElement[Any]) -> ColumnElement[datetime]:
     return func.polylect_session_start(events.c.source_id, visitor, events.c.occurred_at)
 
 
-def client_session() -> ColumnElement[Any]:
-    """Give a uuid of the session an event is in by the client's word alone; NULL for any other event."""
-    is_clients = and_(windowed_session().is_(None), events.c.session_id.is_not(None))
-    return case((is_clients, _hash_of(_CLIENTS, events.c.session_id)))
+def session_hash() -> ColumnElement[Any]:
+    """Give a uuid that all events of a session share; and, as `windowed_session`, those between pauses.
+
+    NULL for an event in no session.
+    """
+    is_pulsoras = events.c.provenance_dialect == _WINDOWED_DIALECT
+    return case(
+        (events.c.session_id.is_(None), _visitor()),
+        (is_pulsoras, _hash_of(_SESSION, events.c.session_id)),
+        else_=_hash_of(_CLIENTS, events.c.session_id),
+    )
 
 
 def session_id_when_read() -> Label[str]:

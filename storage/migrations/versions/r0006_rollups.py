@@ -126,8 +126,10 @@ def _create_sessions() -> None:
         sa.Column("names_cut", sa.Boolean, nullable=False),
     )
     by_start = ["source_id", "site_id", "started_at"]
-    op.create_index("session_days_started_at", "session_days", by_start)
-    op.create_index("session_days_apart", "session_days", by_start, postgresql_where=sa.text("apart"))
+    for which, condition in (("lone", "NOT apart"), ("apart", "apart")):
+        op.create_index(
+            f"session_days_{which}", "session_days", by_start, postgresql_where=sa.text(condition)
+        )
     op.create_table(
         "session_hours",
         *_site(),
