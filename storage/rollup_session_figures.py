@@ -2,12 +2,9 @@
 
 Hides what is added up and what is looked at row by row. Hours whose sessions all lie in the range are added
 up, but for the sessions `apart`. Rows of the other hours are clipped to the range. The parts of the sessions
-apart are put together, by the day each counts by itself. `events` are read for what rows don't tell: the ten
-minutes at either bound, for sessions that straddle it; and whether a session converts of which a name is
-missing, or that goes beyond the range at both ends.
+apart are put together; by the day each counts by itself.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import md5
 from typing import Any
@@ -42,42 +39,15 @@ from sqlalchemy import (
     union_all,
 )
 
-from storage.event_facts import CLOCK_TOLERANCE, is_conversion
 from storage.rollup_schema import event_hours, session_days, session_hour_names, session_hours
-from storage.rollup_sessions import SLOT
+from storage.rollup_session_events import Range, ceil, clipped_rows, converting_rows, floor
 from storage.schema import events
-from storage.sessions import WINDOW, session_hash
+from storage.sessions import WINDOW
 from storage.stats_figures import padded
 from storage.values import EPOCH
 
 _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 _TIMESTAMP, _UUID = session_days.c.started_at.type, session_days.c.session.type
-
-
-@dataclass(frozen=True)
-class _Range:
-    """A source's site, and from when until when."""
-
-    source_id: str
-    site_id: str
-    start: datetime
-    end: datetime
-
-    def of_site(self, table: Any) -> tuple[ColumnElement[bool], ...]:
-        return table.c.source_id == self.source_id, table.c.site_id == self.site_id
-
-    def has(self, moment: ColumnElement[Any]) -> ColumnElement[bool]:
-        return and_(moment >= self.start, moment < self.end)
-
-    def events(self, start: datetime, end: datetime) -> tuple[ColumnElement[bool], ...]:
-        return (
-            events.c.source_id == self.source_id,
-            events.c.occurred_at >= start,
-            events.c.occurred_at < end,
-            # Leaves out the days before.
-            events.c.received_at >= start - CLOCK_TOLERANCE,
-            func.coalesce(events.c.provenance_site_id, "") == self.site_id,
-        )
 
 
 def session_figures(
@@ -91,7 +61,7 @@ def session_figures(
 
     `site_id` "" is what came without one. Names the conversion event, if the metric is of conversions.
     """
-    asked = _Range(source_id, site_id, occurred_from, occurred_until)
+    asked = Range(source_id, site_id, occurred_from, occurred_until)
     converting = question.conversion_event if question.metric == STATS_METRIC_CONVERSION_RATE else None
     hours = _hours(asked)
     pieces = _pieces(asked, _rows(asked, hours, converting), converting)
@@ -110,15 +80,7 @@ def _start_of(unit: timedelta, moment: Any) -> ColumnElement[datetime]:
     return func.date_bin(unit, moment, EPOCH, type_=_TIMESTAMP)
 
 
-def _floor(unit: timedelta, moment: datetime) -> datetime:
-    return moment - (moment - EPOCH) % unit
-
-
-def _ceil(unit: timedelta, moment: datetime) -> datetime:
-    return moment + (EPOCH - moment) % unit
-
-
-def _hours(asked: _Range) -> CTE:
+def _hours(asked: Range) -> CTE:
     """Select the hours in which rows start that reach into the range, and whether all of them lie in it."""
     hour = session_hours.c
     whole = and_(hour.hour >= asked.start, hour.latest_ended_at < asked.end)
@@ -127,7 +89,7 @@ def _hours(asked: _Range) -> CTE:
         .where(
             *asked.of_site(session_hours),
             # A row is of one day.
-            hour.hour >= _floor(_DAY, asked.start),
+            hour.hour >= floor(_DAY, asked.start),
             hour.hour < asked.end,
             hour.latest_ended_at >= asked.start,
         )
@@ -135,7 +97,7 @@ def _hours(asked: _Range) -> CTE:
     )
 
 
-def _rows(asked: _Range, hours: CTE, converting: str | None) -> CTE:
+def _rows(asked: Range, hours: CTE, converting: str | None) -> CTE:
     """Select the rows that are not added up: of hours at the bounds, and those apart of all days."""
     row = session_days.c
     columns: list[ColumnElement[Any]] = [
@@ -154,7 +116,7 @@ def _rows(asked: _Range, hours: CTE, converting: str | None) -> CTE:
         .lateral("in_hour")
     )
     of_hours = select(in_hour).select_from(hours.join(in_hour, true())).where(~hours.c.whole)
-    apart = select(*columns).where(*reaching, row.apart, row.started_at >= _floor(_DAY, asked.start))
+    apart = select(*columns).where(*reaching, row.apart, row.started_at >= floor(_DAY, asked.start))
     return union_all(of_hours, apart).cte("rows")
 
 
@@ -162,7 +124,7 @@ def _name_hash(name: str) -> str:
     return str(UUID(md5(name.encode(), usedforsecurity=False).hexdigest()))
 
 
-def _converts(asked: _Range, name: str) -> ColumnElement[bool]:
+def _converts(asked: Range, name: str) -> ColumnElement[bool]:
     """Tell whether a row has the name in the range; NULL where only its events can tell."""
     row = session_days.c
     place = func.array_position(row.names, cast(_name_hash(name), _UUID))
@@ -174,9 +136,9 @@ def _converts(asked: _Range, name: str) -> ColumnElement[bool]:
     )
 
 
-def _pieces(asked: _Range, rows: CTE, converting: str | None) -> CTE:
+def _pieces(asked: Range, rows: CTE, converting: str | None) -> CTE:
     """Select each row's part in the range: day, first, last, whether it is of one event, and converts."""
-    clipped = _clipped(asked, rows)
+    clipped = clipped_rows(asked, rows)
     row = rows.c
     first = case((row.is_cut, clipped.c.first), else_=row.started_at)
     columns: list[ColumnElement[Any]] = [
@@ -189,7 +151,7 @@ def _pieces(asked: _Range, rows: CTE, converting: str | None) -> CTE:
     same = and_(row.is_cut, row.session == clipped.c.session, row.started_at == clipped.c.started_at)
     source: FromClause = rows.outerjoin(clipped, same)
     if converting is not None:
-        found = _found(asked, rows, converting)
+        found = converting_rows(asked, rows, converting)
         source = source.outerjoin(
             found,
             and_(
@@ -201,84 +163,6 @@ def _pieces(asked: _Range, rows: CTE, converting: str | None) -> CTE:
         columns.append(func.coalesce(row.converts, found.c.session.is_not(None)).label("converts"))
     # A row that reaches over all of the range may have no event in it.
     return select(*columns).select_from(source).where(first.is_not(None)).cte("pieces")
-
-
-def _clipped(asked: _Range, rows: CTE) -> FromClause:
-    """Select first, last and number (1 or more) of the events in the range, of rows that go beyond it."""
-    row = rows.c
-    key = (row.session, row.started_at)
-    after_start, before_end = _ceil(SLOT, asked.start), _floor(SLOT, asked.end)
-    moment = func.unnest(row.moments).table_valued("moment", name="moment_of").render_derived()
-    moment_at = cast(moment.c.moment, _TIMESTAMP)
-    # Of a slot that a bound goes through the row doesn't tell what lies on which side.
-    known = (
-        select(*key, moment_at.label("moment"))
-        .select_from(rows.join(moment, true()))
-        .where(row.is_cut, moment_at >= after_start, moment_at < before_end)
-    )
-    slots = [(asked.start, min(after_start, asked.end)), (max(before_end, after_start), asked.end)]
-    read = [
-        _read(asked, start, end).where(exists(select(row.session).where(row.is_cut)))
-        for start, end in slots
-        if start < end
-    ]
-    moments = [known]
-    if read:
-        seen = union_all(*read).cte("seen")
-        moments.append(
-            select(*key, seen.c.occurred_at)
-            .select_from(rows.join(seen, _is_of(seen, rows)))
-            .where(row.is_cut)
-        )
-    each = union_all(*moments).subquery("moments")
-    return (
-        select(
-            each.c.session,
-            each.c.started_at,
-            func.min(each.c.moment).label("first"),
-            func.max(each.c.moment).label("last"),
-            func.count().label("size"),
-        )
-        .group_by(each.c.session, each.c.started_at)
-        .subquery("clipped")
-    )
-
-
-def _read(asked: _Range, start: datetime, end: datetime) -> Select[Any]:
-    """Select session and moment of the site's events of that time."""
-    return select(session_hash().label("session"), events.c.occurred_at).where(*asked.events(start, end))
-
-
-def _is_of(seen: FromClause, rows: FromClause) -> ColumnElement[bool]:
-    return and_(
-        seen.c.session == rows.c.session,
-        seen.c.occurred_at >= rows.c.started_at,
-        seen.c.occurred_at <= rows.c.ended_at,
-    )
-
-
-def _found(asked: _Range, rows: CTE, converting: str) -> FromClause:
-    """Select the rows, of those that don't tell by themselves, that have a conversion in the range."""
-    row = rows.c
-    doubtful = select(row.session, row.started_at, row.ended_at).where(row.converts.is_(None)).cte("doubtful")
-    # Without any, these are NULL, and no event is read.
-    earliest = select(func.min(doubtful.c.started_at)).scalar_subquery()
-    latest = select(func.max(doubtful.c.ended_at)).scalar_subquery()
-    conversions = (
-        _read(asked, asked.start, asked.end)
-        .where(
-            events.c.occurred_at >= earliest,
-            events.c.occurred_at <= latest,
-            is_conversion(converting),
-        )
-        .cte("conversions")
-    )
-    return (
-        select(doubtful.c.session, doubtful.c.started_at)
-        .select_from(doubtful.join(conversions, _is_of(conversions, doubtful)))
-        .distinct()
-        .subquery("found")
-    )
 
 
 def _joined(pieces: CTE) -> FromClause:
@@ -313,7 +197,7 @@ def _counted(metric: int, each: FromClause) -> Select[Any]:
     return select(each.c.day, literal(1).label("sessions"), cast(amount, Numeric).label("amount"))
 
 
-def _added_up(metric: int, asked: _Range, hours: CTE, converting: str | None) -> CTE:
+def _added_up(metric: int, asked: Range, hours: CTE, converting: str | None) -> CTE:
     """Select, as `_counted`, the sums of the hours that lie in the range."""
     hour = hours.c
     source: FromClause = hours
@@ -344,7 +228,7 @@ def _value(metric: int, each: FromClause) -> ColumnElement[Any]:
     return cast(func.coalesce(value, 0), Double).label("value")
 
 
-def _by_day(metric: int, asked: _Range, each: FromClause) -> Select[Any]:
+def _by_day(metric: int, asked: Range, each: FromClause) -> Select[Any]:
     days = _days(asked)
     return (
         select(days.c.day.label("bucket"), _value(metric, each))
@@ -353,12 +237,12 @@ def _by_day(metric: int, asked: _Range, each: FromClause) -> Select[Any]:
     )
 
 
-def _days(asked: _Range) -> FromClause:
+def _days(asked: Range) -> FromClause:
     """Select the days on which there are events in the range, be they of no session."""
-    first_day = _floor(_DAY, asked.start)
+    first_day = floor(_DAY, asked.start)
     series = func.generate_series(first_day, asked.end - timedelta(microseconds=1), _DAY, type_=_TIMESTAMP)
     day = select(series.label("day")).subquery("day")
-    first_hour, last_hour = _ceil(_HOUR, asked.start), _floor(_HOUR, asked.end)
+    first_hour, last_hour = ceil(_HOUR, asked.start), floor(_HOUR, asked.end)
     hour = event_hours.c.hour
     of_hours = exists().where(
         *asked.of_site(event_hours),
@@ -372,5 +256,5 @@ def _days(asked: _Range) -> FromClause:
     ):
         if start < end:
             any_event = select(events.c.event_id).where(*asked.events(start, end)).exists()
-            has_events.append(and_(day.c.day == _floor(_DAY, start), any_event))
+            has_events.append(and_(day.c.day == floor(_DAY, start), any_event))
     return select(day.c.day).where(or_(*has_events)).subquery("days")

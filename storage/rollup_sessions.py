@@ -82,7 +82,7 @@ SELECT DISTINCT ON (found.place) found.* FROM (
     UNION ALL
     (SELECT {_FOUND} FROM session_days AS kept
      WHERE NOT touched.windowed AND {_SAME} AND kept.started_at < touched.midnight + %(day)s
-     ORDER BY kept.started_at DESC LIMIT 2)
+     ORDER BY kept.started_at DESC LIMIT 1)
     UNION ALL
     (SELECT {_FOUND} FROM session_days AS kept
      WHERE NOT touched.windowed AND {_SAME} AND kept.started_at >= touched.midnight + %(day)s

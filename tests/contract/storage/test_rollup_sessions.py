@@ -144,7 +144,7 @@ def random_questions(
             )
 
 
-_DENSE_HOURS = (-25, -24.5, -23, -1.5, -0.5, 0, 0.5, 3)
+_DENSE_HOURS = (-24.5, -24, -23, -1.5, -0.5, 0, 0.5, 3)
 
 
 def retimed(
