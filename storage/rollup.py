@@ -21,7 +21,7 @@ from storage.rollup_events import fold_events
 from storage.rollup_sessions import SESSION_TABLES, fold_sessions
 from storage.rollup_users import fold_users
 from storage.schema import events
-from storage.sessions import session_hash, windowed_session
+from storage.sessions import is_windowed, session_key
 
 # Some 0.5 s.
 _EVENTS_AT_ONCE = 50_000
@@ -112,6 +112,7 @@ class Rollup:
                 wait_seconds = 0.0 if self.fold() else _PAUSE_SECONDS
                 failures = 0
             except StorageUnavailable as error:
+                # Figures are then worked out from the events.
                 failures += 1
                 wait_seconds = min(_PAUSE_SECONDS * 2 ** min(failures, 10), _LONGEST_RETRY_SECONDS)
                 log.warning("rollup_failed", error=str(error), failures=failures, retry_seconds=wait_seconds)
@@ -161,9 +162,9 @@ def _taking() -> tuple[bytes, dict[str, Any]]:
         "anonymous_id": events.c.anonymous_id,
         "cookie_id": events.c.cookie_id,
         "own_user_id": events.c.user_id,
-        "user_id": user_id(),
-        "session": session_hash(),
-        "windowed": windowed_session().is_not(None),
+        "user_id": user_id(of_many=False),
+        "session": session_key(),
+        "windowed": is_windowed(),
     }
     text, parameters = compiled(select(*columns.values()))
     return f"{_TAKE} INSERT INTO fresh ({', '.join(columns)}) {text} {_ASKED}".encode(), parameters

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
-from storage.schema import metadata as metadata
+from storage.schema import metadata
 
 _TIMESTAMP = DateTime(timezone=True)
 _UUID = UUID(as_uuid=False)

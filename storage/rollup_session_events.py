@@ -22,11 +22,13 @@ from sqlalchemy import (
     union_all,
 )
 
-from storage.event_facts import CLOCK_TOLERANCE, is_conversion
+from storage.event_facts import is_conversion
+from storage.event_figures import occurred_within
+from storage.listing import has_text
 from storage.rollup_schema import session_days
 from storage.rollup_sessions import SLOT
 from storage.schema import events
-from storage.sessions import session_hash
+from storage.sessions import session_key
 from storage.values import EPOCH
 
 
@@ -41,7 +43,7 @@ class Range:
 
     def of_site(self, table: Any) -> tuple[ColumnElement[bool], ...]:
         """Tell whether a row of a table of rollups is of the site."""
-        return table.c.source_id == self.source_id, table.c.site_id == self.site_id
+        return table.c.source_id == self.source_id, has_text(table.c.site_id, self.site_id)
 
     def has(self, moment: ColumnElement[Any]) -> ColumnElement[bool]:
         """Tell whether a moment lies in the range."""
@@ -49,14 +51,8 @@ class Range:
 
     def events(self, start: datetime, end: datetime) -> tuple[ColumnElement[bool], ...]:
         """Tell whether an event is the site's and occurred at `start` or later, before `end`."""
-        return (
-            events.c.source_id == self.source_id,
-            events.c.occurred_at >= start,
-            events.c.occurred_at < end,
-            # Leaves out the days before.
-            events.c.received_at >= start - CLOCK_TOLERANCE,
-            func.coalesce(events.c.provenance_site_id, "") == self.site_id,
-        )
+        site = func.coalesce(events.c.provenance_site_id, "")
+        return *occurred_within(self.source_id, start, end), has_text(site, self.site_id)
 
 
 def floor(unit: timedelta, moment: datetime) -> datetime:
@@ -112,7 +108,7 @@ def clipped_rows(asked: Range, rows: CTE) -> FromClause:
 
 def _read(asked: Range, start: datetime, end: datetime) -> Select[Any]:
     """Select session and moment of the site's events of that time."""
-    return select(session_hash().label("session"), events.c.occurred_at).where(*asked.events(start, end))
+    return select(session_key().label("session"), events.c.occurred_at).where(*asked.events(start, end))
 
 
 def _is_of(seen: FromClause, rows: FromClause) -> ColumnElement[bool]:
