@@ -12,7 +12,6 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
-    Integer,
     Table,
     Text,
     func,
@@ -68,7 +67,7 @@ event_hours = Table(
     Column("events", BigInteger, nullable=False),
 )
 
-# A session's events of one UTC day, on one site.
+# A session's events of one UTC day, on one site; of sessions that pauses tell apart, up to the next pause.
 session_days = Table(
     "session_days",
     metadata,
@@ -78,45 +77,51 @@ session_days = Table(
     Column("session", _UUID, primary_key=True),
     Column("started_at", _TIMESTAMP, primary_key=True),
     Column("ended_at", _TIMESTAMP, nullable=False),
-    Column("events", Integer, nullable=False),
     # Whether pauses tell sessions apart.
     Column("windowed", Boolean, nullable=False),
-    # Whether the session has events on another day too.
-    Column("goes_on", Boolean, nullable=False),
-    # Hashes of the names under which its events can be conversions.
+    # Whether it must be looked at by itself: the session has events on another day too, or a name is missing.
+    Column("apart", Boolean, nullable=False),
+    # When its events occurred, in order: of each ten minutes (by the clock) the first and the last.
+    Column("moments", ARRAY(_TIMESTAMP), nullable=False),
+    # Hashes of the names under which its events can be conversions, in their order; and when, first and last.
     Column("names", ARRAY(_UUID), nullable=False),
-    # Whether there were too many of them, and some are missing.
+    Column("name_firsts", ARRAY(_TIMESTAMP), nullable=False),
+    Column("name_lasts", ARRAY(_TIMESTAMP), nullable=False),
+    # Whether there were too many of them, and the highest are missing.
     Column("names_cut", Boolean, nullable=False),
-    Index("session_days_started_at", "source_id", "site_id", "started_at"),
-    Index(
-        "session_days_going_on",
-        *("source_id", "site_id", "started_at"),
-        postgresql_where=text("goes_on"),
+    # Neither of all rows: looked up by session, a planner that knows nothing yet of a source would think that
+    # as good as the key.
+    *(
+        Index(
+            f"session_days_{which}",
+            *("source_id", "site_id", "started_at"),
+            postgresql_where=text(condition),
+        )
+        for which, condition in (("lone", "NOT apart"), ("apart", "apart"))
     ),
 )
 
-# Sums over session_days.
-session_day_totals = Table(
-    "session_day_totals",
+# Sums over the session_days not `apart`, by the hour they start in.
+session_hours = Table(
+    "session_hours",
     metadata,
     *_site(),
-    Column("day", Date, primary_key=True),
-    Column("goes_on", Boolean, primary_key=True),
+    Column("hour", _TIMESTAMP, primary_key=True),
     Column("sessions", BigInteger, nullable=False),
     # With one event.
     Column("bounces", BigInteger, nullable=False),
     Column("lasted_microseconds", BigInteger, nullable=False),
-    Column("names_cut", BigInteger, nullable=False),
+    # None of them ends later; but one that did may have become part of another.
+    Column("latest_ended_at", _TIMESTAMP, nullable=False),
 )
 
-# How many session_days have a name.
-session_day_names = Table(
-    "session_day_names",
+# How many of these session_days have a name.
+session_hour_names = Table(
+    "session_hour_names",
     metadata,
     *_site(),
-    Column("day", Date, primary_key=True),
-    Column("goes_on", Boolean, primary_key=True),
     Column("name", _UUID, primary_key=True),
+    Column("hour", _TIMESTAMP, primary_key=True),
     Column("sessions", BigInteger, nullable=False),
 )
 

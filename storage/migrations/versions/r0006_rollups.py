@@ -44,8 +44,8 @@ _TABLES = (
     "rollup_horizon",
     "event_hours",
     "session_days",
-    "session_day_totals",
-    "session_day_names",
+    "session_hours",
+    "session_hour_names",
     "visitor_days",
     "user_day_totals",
 )
@@ -73,7 +73,7 @@ def upgrade() -> None:
     _create_sessions()
     _create_visitors()
     # Updated in place, over and over, within a page.
-    for table in ("event_hours", "session_days", "session_day_totals", "visitor_days", "user_day_totals"):
+    for table in ("event_hours", "session_days", "session_hours", "visitor_days", "user_day_totals"):
         op.execute(f"ALTER TABLE {table} SET (fillfactor = 80)")
     op.execute("TRUNCATE session_spans")
     op.execute(FILL)
@@ -116,28 +116,31 @@ def _create_sessions() -> None:
         sa.Column("session", _UUID, primary_key=True),
         sa.Column("started_at", _TIMESTAMP, primary_key=True),
         sa.Column("ended_at", _TIMESTAMP, nullable=False),
-        sa.Column("events", sa.Integer, nullable=False),
         sa.Column("windowed", sa.Boolean, nullable=False),
-        sa.Column("goes_on", sa.Boolean, nullable=False),
+        sa.Column("apart", sa.Boolean, nullable=False),
+        sa.Column("moments", pg.ARRAY(_TIMESTAMP), nullable=False),
         sa.Column("names", pg.ARRAY(_UUID), nullable=False),
+        sa.Column("name_firsts", pg.ARRAY(_TIMESTAMP), nullable=False),
+        sa.Column("name_lasts", pg.ARRAY(_TIMESTAMP), nullable=False),
         sa.Column("names_cut", sa.Boolean, nullable=False),
     )
     by_start = ["source_id", "site_id", "started_at"]
-    op.create_index("session_days_started_at", "session_days", by_start)
-    op.create_index("session_days_going_on", "session_days", by_start, postgresql_where=sa.text("goes_on"))
+    for which, condition in (("lone", "NOT apart"), ("apart", "apart")):
+        op.create_index(
+            f"session_days_{which}", "session_days", by_start, postgresql_where=sa.text(condition)
+        )
     op.create_table(
-        "session_day_totals",
+        "session_hours",
         *_site(),
-        sa.Column("day", sa.Date, primary_key=True),
-        sa.Column("goes_on", sa.Boolean, primary_key=True),
-        *(_count(name) for name in ("sessions", "bounces", "lasted_microseconds", "names_cut")),
+        sa.Column("hour", _TIMESTAMP, primary_key=True),
+        *(_count(name) for name in ("sessions", "bounces", "lasted_microseconds")),
+        sa.Column("latest_ended_at", _TIMESTAMP, nullable=False),
     )
     op.create_table(
-        "session_day_names",
+        "session_hour_names",
         *_site(),
-        sa.Column("day", sa.Date, primary_key=True),
-        sa.Column("goes_on", sa.Boolean, primary_key=True),
         sa.Column("name", _UUID, primary_key=True),
+        sa.Column("hour", _TIMESTAMP, primary_key=True),
         _count("sessions"),
     )
 
