@@ -162,8 +162,9 @@ def _run(
             bench.use_workers(1)
             results.append(ROWS[name].measure(bench, name, ROWS[name].title))
             show_row(console, results[-1])
-        about["seconds"] = time.monotonic() - begun
-        write_json(json_path, about, results)
+            # After each row: what was measured stays, whatever happens to the next.
+            about["seconds"] = time.monotonic() - begun
+            write_json(json_path, about, results)
         progress.update(row_task, description="stopping", completed=len(chosen) + 1)
     return results, any(not row.balanced for row in results)
 

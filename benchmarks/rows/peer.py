@@ -5,6 +5,7 @@ from functools import partial
 from itertools import pairwise
 
 from benchmarks.bench import Bench
+from benchmarks.ceilings.child import CeilingError
 from benchmarks.ceilings.envoy import EnvoyMissingError, transcoder
 from benchmarks.figures import OF_PEER, Account, Figure, Line, RowResult
 from benchmarks.load import Load
@@ -28,7 +29,7 @@ def peer(bench: Bench, name: str, title: str) -> RowResult:
     try:
         with transcoder(bench.stack.grpc_port) as envoy:
             return _measure(bench, name, title, Door("envoy", envoy.port, envoy.pid))
-    except EnvoyMissingError as error:
+    except (EnvoyMissingError, CeilingError) as error:
         figures = [Figure("of peer", None, "×", 1, OF_PEER)]
         return RowResult(name, title, [Line("", figures, Account(notes=[str(error)]))])
 
