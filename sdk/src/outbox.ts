@@ -12,7 +12,7 @@ import { createShelf, type Parcel } from "./shelf";
 export type { Parcel } from "./shelf";
 
 /** What waits at most, in events and UTF-16 units; beyond it the oldest is given up. */
-const MAX_WAITING = 100;
+const MAX_WAITING = 250;
 const MAX_WAITING_UNITS = 200_000;
 /** A request with more than one event has no more units than this. */
 const MAX_BATCH_UNITS = 20_000;

@@ -1,0 +1,156 @@
+"""Pages that go, come back from the browser's cache, are hidden, or are made before anybody sees them."""
+
+import threading
+
+import pytest
+from playwright.sync_api import BrowserContext
+
+from ..edge import Edge, Trouble
+from ..stack import Stack
+from ..waiting import eventually
+from .site import (
+    DATAFLY_HTML,
+    HTML,
+    ON_LOAD,
+    SHOP,
+    await_empty_shelf,
+    await_events,
+    await_name,
+    dfid,
+    name_of,
+    names,
+    open_page,
+    sent,
+    shelf,
+    track,
+)
+
+_OTHER = "<!DOCTYPE html><title>Elsewhere</title>"
+# Each with what browsers send in place of fetch's "cors" when a beacon is meant.
+_MODES = {"datafly": "cors", "apex": "no-cors", "pulsora": "no-cors", "pulse": "cors"}
+
+
+@pytest.mark.parametrize("script", HTML)
+def test_what_waits_is_sent_when_the_page_goes(
+    browser: BrowserContext, edge: Edge, stack: Stack, script: str
+) -> None:
+    held = threading.Event()
+    edge.pages["shop.example.com/elsewhere"] = _OTHER
+    page = open_page(browser, edge, HTML[script])
+    await_events(edge, ON_LOAD[script])
+    await_empty_shelf(page)
+    edge.troubles.append(Trouble(held_until=held))
+    page.evaluate(track(script, "held", "waits"))
+    await_name(edge, "held")
+    page.goto(f"{SHOP}/elsewhere")
+    await_name(edge, "waits")
+    held.set()
+    # What was under way is not sent again, though Chromium tells the page it failed.
+    assert names(edge)[ON_LOAD[script] :] == ["held", "waits"]
+    assert edge.seen[-1].headers["sec-fetch-mode"] == _MODES[script]
+    kept = shelf(page)
+    if script == "datafly":
+        # The service knows a message again: the next page repeats what nobody knows the end of.
+        page.goto(f"{SHOP}/")
+        await_empty_shelf(page)
+        assert sorted(names(edge)[1:]) == ["held", "held", "page", "waits", "waits"]
+        repeated = {event["messageId"] for event in sent(edge) if name_of(event) in {"held", "waits"}}
+        assert len(repeated) == 2
+        visitor = dfid(browser)["value"]
+        stack.await_rows("select 1 from events where anonymous_id = %s having count(*) = 4", visitor)
+        stack.wait_until_drained()
+        assert stack.sql("select count(*) from events where anonymous_id = %s", visitor) == [(4,)]
+    else:
+        assert kept == {}
+
+
+@pytest.mark.parametrize("script", HTML)
+def test_more_than_browsers_let_outlive_a_page_is_sent_by_the_next(
+    browser: BrowserContext, edge: Edge, script: str
+) -> None:
+    held = threading.Event()
+    page = open_page(browser, edge, HTML[script])
+    await_events(edge, ON_LOAD[script])
+    await_empty_shelf(page)
+    edge.troubles.append(Trouble(held_until=held))
+    big = track(script, "big").replace('"big")', '"big" + i, {text: "ä".repeat(3000)})')
+    page.evaluate(f"{track(script, 'first')}; for (let i = 0; i < 25; i++) {big}")
+    await_name(edge, "first")
+    before = len(edge.seen)
+    page.goto("about:blank")
+    held.set()
+    eventually(lambda: len(edge.seen) > before, "some were sent when the page went")
+    page.goto(f"{SHOP}/")
+    for number in range(25):
+        await_name(edge, f"big{number}")
+    await_empty_shelf(page)
+    if script != "datafly":
+        assert sorted(name for name in names(edge) if name.startswith("big")) == sorted(
+            f"big{number}" for number in range(25)
+        )
+
+
+def test_a_page_not_announced_yet_is_before_the_page_goes(browser: BrowserContext, edge: Edge) -> None:
+    edge.pages["shop.example.com/elsewhere"] = _OTHER
+    page = open_page(browser, edge, DATAFLY_HTML)
+    await_empty_shelf(page)
+    page.evaluate("history.pushState({}, '', '/unannounced'); setTimeout(() => location = '/elsewhere')")
+    page.wait_for_url(f"{SHOP}/elsewhere")
+    urls = [event["properties"]["url"] for event in await_events(edge, 2)]
+    assert urls == [f"{SHOP}/", f"{SHOP}/unannounced"]
+
+
+@pytest.mark.parametrize("script", HTML)
+def test_a_page_that_is_hidden_sends_what_waits(browser: BrowserContext, edge: Edge, script: str) -> None:
+    held = threading.Event()
+    page = open_page(browser, edge, HTML[script])
+    await_events(edge, ON_LOAD[script])
+    await_empty_shelf(page)
+    edge.troubles.append(Trouble(held_until=held))
+    page.evaluate(track(script, "held", "waits"))
+    await_name(edge, "held")
+    page.evaluate(
+        """Object.defineProperty(document, 'hidden', {value: true, configurable: true});
+        document.dispatchEvent(new Event('visibilitychange', {bubbles: true}))"""
+    )
+    await_name(edge, "waits")
+    held.set()
+    await_empty_shelf(page)
+    assert names(edge)[ON_LOAD[script] :] == ["held", "waits"]
+
+
+@pytest.mark.parametrize("script", HTML)
+def test_a_page_back_from_the_cache_is_a_visit_and_goes_on(
+    browser: BrowserContext, edge: Edge, script: str
+) -> None:
+    edge.pages["shop.example.com/elsewhere"] = _OTHER
+    page = open_page(browser, edge, HTML[script])
+    await_events(edge, ON_LOAD[script])
+    await_empty_shelf(page)
+    page.evaluate("window.stillHere = true")
+    page.goto(f"{SHOP}/elsewhere")
+    page.evaluate("history.back()")
+    page.wait_for_function("window.stillHere")
+    page.evaluate(track(script, "back"))
+    await_events(edge, 2 * ON_LOAD[script] + 1)
+    assert names(edge)[-1] == "back"
+    await_empty_shelf(page)
+
+
+@pytest.mark.parametrize("script", HTML)
+def test_a_page_nobody_sees_yet_says_nothing(browser: BrowserContext, edge: Edge, script: str) -> None:
+    """Prerendered, it says all that happened on it as soon as it is seen."""
+    loaded = "addEventListener('load', () => setTimeout(() => fetch('/loaded'), 200))"
+    html = f"{HTML[script]}<script>{track(script, 'during')}; {loaded}</script>"
+    edge.pages["shop.example.com/loaded"] = ""
+    edge.pages["shop.example.com/next"] = html
+    rules = '{"prerender": [{"urls": ["/next"], "eagerness": "immediate"}]}'
+    speculation = f"<script type='speculationrules'>{rules}</script><a href='/next'>Next</a>"
+    page = open_page(browser, edge, _OTHER + speculation)
+    eventually(lambda: "shop.example.com/loaded" in edge.visits, "the page is made, its scripts have run")
+    assert edge.seen == []
+    page.click("a")
+    page.wait_for_url(f"{SHOP}/next")
+    await_events(edge, ON_LOAD[script] + 1)
+    # It was made once, and seen as it was made.
+    assert page.evaluate("performance.getEntriesByType('navigation')[0].activationStart") > 0
