@@ -63,9 +63,7 @@ def test_a_visitor_is_known_for_a_year(browser: BrowserContext, edge: Edge) -> N
     assert 364 < (cookie["expires"] - page.evaluate("Date.now() / 1000")) / 86_400 < 366
 
 
-def test_a_form_is_told_by_the_names_of_its_fields(
-    browser: BrowserContext, edge: Edge, stack: Stack
-) -> None:
+def test_a_form_is_told_by_the_names_of_its_fields(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
     page = open_page(browser, edge, APEX_HTML + _FORM)
     page.click("button")
     event = await_name(edge, "form_submit")
@@ -114,7 +112,9 @@ def test_a_new_route_is_a_pageview_of_its_own(browser: BrowserContext, edge: Edg
 
 
 def test_apex_commands_before_the_script(browser: BrowserContext, edge: Edge) -> None:
-    page = open_page(browser, edge, f"<script>apex = [['track', 'early', {{a: 1}}], ['x'], 7]</script>{APEX_HTML}")
+    page = open_page(
+        browser, edge, f"<script>apex = [['track', 'early', {{a: 1}}], ['x'], 7]</script>{APEX_HTML}"
+    )
     page.evaluate("apex.push(['track', 'later'])")
     await_events(edge, 3)
     assert names(edge) == ["pageview", "early", "later"]

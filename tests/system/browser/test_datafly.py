@@ -22,8 +22,6 @@ def _events_of(stack: Stack, visitor: str, number: int) -> list[tuple[Any, ...]]
     return rows
 
 
-
-
 def test_the_tag_of_the_datafly_document(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
     page = open_page(browser, edge, DATAFLY_HTML, "/products/headphones?color=black")
     cookie = dfid(browser)
@@ -128,5 +126,3 @@ def test_the_script_twice_is_once(browser: BrowserContext, edge: Edge) -> None:
     page = open_page(browser, edge, DATAFLY_HTML + DATAFLY_TAG)
     page.evaluate("datafly.track('last')")
     assert [event["type"] for event in posts(edge, 2)] == ["page", "track"]
-
-

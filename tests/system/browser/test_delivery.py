@@ -43,7 +43,9 @@ def test_a_busy_service_is_asked_again_when_it_said(
     assert events_in(second) == events_in(third)
     assert second.at - first.at >= 2
     assert third.at - second.at >= 1
-    stack.await_rows("select 1 from events where anonymous_id = %s and name = 'after'", dfid(browser)["value"])
+    stack.await_rows(
+        "select 1 from events where anonymous_id = %s and name = 'after'", dfid(browser)["value"]
+    )
 
 
 @pytest.mark.parametrize("script", HTML)
@@ -91,9 +93,7 @@ def test_an_error_over_one_event_does_not_stop_the_others(browser: BrowserContex
     assert paths[1:] == ["/v1/t", "/v1/batch", "/v1/t", "/v1/t", "/v1/t"]
 
 
-def test_a_wait_the_service_asked_for_holds_on_the_next_page_too(
-    browser: BrowserContext, edge: Edge
-) -> None:
+def test_a_wait_the_service_asked_for_holds_on_the_next_page_too(browser: BrowserContext, edge: Edge) -> None:
     page = open_page(browser, edge, DATAFLY_HTML)
     await_empty_shelf(page)
     edge.troubles.append(Trouble(429, {"Retry-After": "3"}))

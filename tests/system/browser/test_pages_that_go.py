@@ -1,17 +1,27 @@
 """Pages that go, come back from the browser's cache, are hidden, or are made before anybody sees them."""
 
+import os
+import signal
+import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext
 
+from ..chromium import CHROMIUM, flags
 from ..edge import Edge, Trouble
 from ..stack import Stack
 from ..waiting import eventually
 from .site import (
+    ALL_TAGS,
     DATAFLY_HTML,
     HTML,
     ON_LOAD,
+    PATHS,
+    PULSE_INIT,
     SHOP,
     await_empty_shelf,
     await_events,
@@ -137,20 +147,44 @@ def test_a_page_back_from_the_cache_is_a_visit_and_goes_on(
     await_empty_shelf(page)
 
 
-@pytest.mark.parametrize("script", HTML)
-def test_a_page_nobody_sees_yet_says_nothing(browser: BrowserContext, edge: Edge, script: str) -> None:
+# The page that has another prerendered, and goes there when it is told to.
+_PRERENDERING = """<!DOCTYPE html><script type="speculationrules">
+{"prerender": [{"urls": ["/next"], "eagerness": "immediate"}]}</script>
+<script>
+const wait = async () => (await fetch("/go")).ok ? location.href = "/next" : setTimeout(wait, 50)
+wait()
+</script>"""
+
+
+@contextmanager
+def _lone_chromium(edge: Edge, profile: Path) -> Iterator[None]:
+    """A Chromium that opens the shop by itself: under a debugger it prerenders nothing."""
+    arguments = ["--headless=new", "--no-sandbox", f"--user-data-dir={profile}", *flags(edge), f"{SHOP}/"]
+    with subprocess.Popen(
+        [str(CHROMIUM), *arguments], stderr=subprocess.DEVNULL, start_new_session=True
+    ) as running:
+        try:
+            yield
+        finally:
+            os.killpg(running.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def test_a_page_nobody_sees_yet_says_nothing(edge: Edge, tmp_path: Path) -> None:
     """Prerendered, it says all that happened on it as soon as it is seen."""
-    loaded = "addEventListener('load', () => setTimeout(() => fetch('/loaded'), 200))"
-    html = f"{HTML[script]}<script>{track(script, 'during')}; {loaded}</script>"
-    edge.pages["shop.example.com/loaded"] = ""
-    edge.pages["shop.example.com/next"] = html
-    rules = '{"prerender": [{"urls": ["/next"], "eagerness": "immediate"}]}'
-    speculation = f"<script type='speculationrules'>{rules}</script><a href='/next'>Next</a>"
-    page = open_page(browser, edge, _OTHER + speculation)
-    eventually(lambda: "shop.example.com/loaded" in edge.visits, "the page is made, its scripts have run")
-    assert edge.seen == []
-    page.click("a")
-    page.wait_for_url(f"{SHOP}/next")
-    await_events(edge, ON_LOAD[script] + 1)
-    # It was made once, and seen as it was made.
-    assert page.evaluate("performance.getEntriesByType('navigation')[0].activationStart") > 0
+    during = "; ".join(track(script, "during") for script in HTML)
+    edge.pages["shop.example.com/"] = _PRERENDERING
+    edge.pages["shop.example.com/next"] = f"""<!DOCTYPE html><title>Next</title>{ALL_TAGS}
+    <script>{PULSE_INIT}; {during}
+    addEventListener("load", () => setTimeout(() => fetch("/loaded?" + document.prerendering), 200))
+    document.addEventListener("prerenderingchange", () => fetch("/seen"))</script>"""
+    with _lone_chromium(edge, tmp_path):
+        loaded = "shop.example.com/loaded?true"
+        eventually(lambda: loaded in edge.visits, "it is made, its scripts have run", within_seconds=30.0)
+        assert edge.seen == []
+        edge.pages["shop.example.com/go"] = "now"
+        for script, path in PATHS.items():
+            await_events(edge, ON_LOAD[script] + 1, path)
+            assert names(edge, path)[-1] == "during"
+        # It is that very page.
+        eventually(lambda: "shop.example.com/seen" in edge.visits, "it is told that it is seen")

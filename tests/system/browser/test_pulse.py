@@ -33,7 +33,6 @@ plan: 'premium'
 </script>"""
 
 
-
 def test_the_page_of_the_pulse_document(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
     page = open_page(browser, edge, _DOCUMENT_HTML, "/products")
     log = PageLog(page)

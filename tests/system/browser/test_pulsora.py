@@ -82,7 +82,9 @@ def test_pulsora_without_a_token_waits_for_init(browser: BrowserContext, edge: E
     log = PageLog(page)
     page.evaluate("pulsora.event('too early')")
     assert any("data-token" in text for text in log.console)
-    page.evaluate(f"pulsora.init({{apiToken: 'pub_123', endpoint: '{API}/api/ingest', autoPageviews: false}})")
+    page.evaluate(
+        f"pulsora.init({{apiToken: 'pub_123', endpoint: '{API}/api/ingest', autoPageviews: false}})"
+    )
     page.evaluate("pulsora.event('now'); history.pushState({}, '', '/next')")
     page.evaluate("pulsora.pageview({url: '/virtual?utm_source=x', referrer: '', title: 'Virtual'})")
     event, view = posts(edge, 2)

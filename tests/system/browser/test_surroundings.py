@@ -67,7 +67,9 @@ def test_cookies_and_storage_blocked(
         page = open_page(browser, edge, _ALL_HTML)
         log = PageLog(page)
         for storage in ("sessionStorage", "localStorage"):
-            blocked = f"(() => {{ try {{ return {storage}.length }} catch (error) {{ return error.name }} }})()"
+            blocked = (
+                f"(() => {{ try {{ return {storage}.length }} catch (error) {{ return error.name }} }})()"
+            )
             assert page.evaluate(blocked) == "SecurityError"
         page.evaluate(f"{_HELLO}; {track('pulse', 'again')}; {track('apex', 'again')}")
         _assert_all_said_hello(edge)
