@@ -10,7 +10,8 @@ from .site import APEX_HTML, SHOP, await_events, await_name, names, open_page, p
 
 _FORM = """<form id="signup" onsubmit="return false">
 <input name="plan" value="business"><input name="id" value="9"><input name="elements" value="8">
-<input type="password" name="secret" value="hunter2"><input name="cc" autocomplete="cc-number" value="4111111111111111">
+<input type="password" name="secret" value="hunter2">
+<input name="cc" autocomplete="cc-number" value="4111111111111111">
 <input type="hidden" name="csrf" value="t0ken"><select name="seats"><option>1729</option></select>
 <textarea name="note">confidential</textarea><input type="radio" name="size" value="l">
 <input type="radio" name="size" value="xl"><input value="nameless"><button>Go</button>

@@ -69,9 +69,11 @@ def test_what_was_stored_but_not_answered_is_stored_once(
     assert stack.sql("select count(*) from events where message_id = %s", *message_ids) == [(1,)]
 
 
-@pytest.mark.parametrize("script", HTML)
-@pytest.mark.parametrize("status", [400, 401, 404, 413])
-def test_a_refusal_is_final(browser: BrowserContext, edge: Edge, status: int, script: str) -> None:
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("datafly", 401), ("datafly", 400), ("apex", 400), ("pulsora", 403), ("pulse", 404)],
+)
+def test_a_refusal_is_final(browser: BrowserContext, edge: Edge, script: str, status: int) -> None:
     edge.troubles += [Trouble(status)] * (ON_LOAD[script] + 1)
     page = open_page(browser, edge, HTML[script])
     await_empty_shelf(page)
@@ -155,7 +157,8 @@ def test_what_a_dead_page_left_waits_for_its_lease(browser: BrowserContext, edge
     page.evaluate(
         """([dead, alive]) => {
             const item = (name, age, body) => {
-                const parcel = {to: 'https://data.example.com', key: 'dk_live_abc123', path: '/v1/t', body, at: Date.now(), tries: 0}
+                const to = 'https://data.example.com', key = 'dk_live_abc123'
+                const parcel = {to, key, path: '/v1/t', body, at: Date.now(), tries: 0}
                 localStorage.setItem('polylect.datafly:' + name, JSON.stringify([Date.now() - age, [parcel]]))
             }
             item('dead', 6 * 60e3, dead)
