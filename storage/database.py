@@ -122,7 +122,7 @@ class Database:
     async def rows(self, statement: Executable) -> list[dict[str, Any]]:
         """Run one statement, give its rows. Raises StorageUnavailable."""
         async with self.connection() as connection:
-            cursor = await connection.execute(*_compiled(statement))
+            cursor = await connection.execute(*compiled(statement))
             return await cursor.fetchall()
 
     async def stream(self, statement: Executable) -> AsyncGenerator[dict[str, Any]]:
@@ -132,7 +132,7 @@ class Database:
         StorageUnavailable.
         """
         async with self.connection() as connection, connection.cursor() as cursor:
-            rows = cast("AsyncGenerator[dict[str, Any]]", cursor.stream(*_compiled(statement)))
+            rows = cast("AsyncGenerator[dict[str, Any]]", cursor.stream(*compiled(statement)))
             async with aclosing(rows):
                 async for row in rows:
                     yield row
@@ -140,7 +140,7 @@ class Database:
     async def run(self, statement: Executable) -> int:
         """Run one statement, give the number of rows it touched. Raises StorageUnavailable."""
         async with self.connection() as connection:
-            return (await connection.execute(*_compiled(statement))).rowcount
+            return (await connection.execute(*compiled(statement))).rowcount
 
     async def _take_slot(self) -> None:
         if not self._slots.locked():
@@ -180,7 +180,8 @@ def _is_alive(connection: Connection) -> bool:
         return False
 
 
-def _compiled(statement: Executable) -> tuple[str, dict[str, Any]]:
+def compiled(statement: Executable) -> tuple[str, dict[str, Any]]:
+    """Give the text and parameters of a statement, as psycopg takes them."""
     # SQLAlchemy writes the statement, psycopg runs it: the asyncio engine would bring greenlets and a pool.
     assert isinstance(statement, ClauseElement)
     compiled = statement.compile(dialect=_DIALECT)

@@ -27,6 +27,7 @@ class Lock(IntEnum):
     RETENTION = 2
     TRIM = 3
     QUARANTINE = 4
+    ROLLUP = 5
 
 
 DAYS_AHEAD = 7
@@ -82,6 +83,11 @@ class Partitions:
     def make_ahead(self, today: date) -> None:
         """Make the partitions from yesterday to a week ahead. Raises StorageUnavailable."""
         self.ensure(today + timedelta(days=offset) for offset in range(-DAYS_BEHIND, DAYS_AHEAD + 1))
+
+    def any_before(self, day: date) -> bool:
+        """Tell whether a day before `day` has a partition. Raises StorageUnavailable."""
+        with driver_errors_wrapped(), self._connect() as connection:
+            return any(known < day for known in _existing(connection))
 
     def drop_before(self, day: date) -> list[date]:
         """Drop the partitions of the days before `day`, oldest first, and give these days.

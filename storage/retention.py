@@ -1,4 +1,4 @@
-"""What is deleted when: partitions, sessions, dedup keys, duplicates, refusals, and yesterday's salts.
+"""What is deleted when: partitions, sessions, rollups, dedup keys, duplicates, refusals, and old salts.
 
 Hides the order and that of all workers one does it at a time.
 """
@@ -15,6 +15,7 @@ from storage.errors import driver_errors_wrapped
 from storage.partitions import Connect, Lock, Partitions, try_lock
 from storage.purging import purge_old
 from storage.refusals import purge_refusals
+from storage.rollup_horizon import purge_rollups, raise_horizon
 
 # Cores whose clock is behind may still be in yesterday.
 _SALT_GRACE = timedelta(hours=1)
@@ -45,11 +46,12 @@ class Retention:
             keys_done = purge_old(connection, "dedup_keys", cutoff)
             duplicates_done = purge_duplicates(connection, cutoff)
             connection.execute("DELETE FROM daily_salts WHERE day < %s", ((now - _SALT_GRACE).date(),))
-            dropped = self._drop_partitions(now)
+            dropped = self._drop_partitions(connection, now)
             sessions_done = self._purge_sessions(connection, now)
+            rollups_done = purge_rollups(connection)
         if dropped:
             log.info("partitions_dropped", days=[day.isoformat() for day in dropped])
-        return keys_done and duplicates_done and sessions_done
+        return keys_done and duplicates_done and sessions_done and rollups_done
 
     def trim(self, now: datetime) -> bool:
         """Delete a chunk of the refusals that are old or too many; False when more is due.
@@ -72,8 +74,12 @@ class Retention:
         # A session goes when the last of its events has; one that goes on is renewed meanwhile.
         return purge_old(connection, "session_spans", datetime.combine(self._first_day(now), time(), UTC))
 
-    def _drop_partitions(self, now: datetime) -> list[date]:
-        return self.partitions.drop_before(self._first_day(now)) if self.retention_days else []
+    def _drop_partitions(self, connection: psycopg.Connection[Any], now: datetime) -> list[date]:
+        first_day = self._first_day(now)
+        if not self.retention_days or not self.partitions.any_before(first_day):
+            return []
+        raise_horizon(connection, first_day)
+        return self.partitions.drop_before(first_day)
 
     def _first_day(self, now: datetime) -> date:
         return (now - timedelta(days=self.retention_days)).date()

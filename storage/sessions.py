@@ -1,8 +1,8 @@
 """Sessions made by the service: which events of a visitor belong together, and what their session is called.
 
-An event that came without a session_id is in the session of its visitor: its anonymous_id, else its
-cookie_id, else its own user_id; without any of them it is in none. Two events of a visitor that occurred at
-most 30 minutes apart are in one session. Pulsora's rolling window: a session_id that came through that
+An event that came without a session_id is in the session of its visitor on its site: its anonymous_id, else
+its cookie_id, else its own user_id; without any of them it is in none. Two events of a visitor that occurred
+at most 30 minutes apart are in one session. Pulsora's rolling window: a session_id that came through that
 dialect names a session as long as its events follow each other so; after a longer pause the same id is
 another session in every figure, though read as the client gave it. Any other session_id is one session,
 whatever it spans.
@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import psycopg
 from polylect.v1.event_pb2 import Event
-from sqlalchemy import BigInteger, ColumnElement, Label, and_, case, cast, func, or_
+from sqlalchemy import BigInteger, ColumnElement, Label, Text, and_, case, cast, func, literal, or_
 
 from storage.schema import events
 from storage.values import EPOCH, array_literals
@@ -29,7 +29,9 @@ from storage.values import EPOCH, array_literals
 WINDOW: Final = timedelta(minutes=30)
 
 # Two kinds of id never mean one visitor: each is hashed with its mark. 16 bytes, whatever the id's length.
-_VISITOR, _USER, _SESSION = "v", "u", "s"
+_VISITOR, _USER, _SESSION, _CLIENTS = "v", "u", "s", "c"
+_IDENTITIES = (events.c.anonymous_id, events.c.cookie_id, events.c.user_id)
+_SITE_FOLLOWS = "\x1f"
 _WINDOWED_DIALECT = "pulsora"
 
 _EXTEND = """
@@ -68,17 +70,20 @@ def extend_sessions(connection: psycopg.Connection[Any], stored: Iterable[tuple[
 
 def _visitor_of(event: Event) -> str:
     if identity := event.anonymous_id or event.cookie_id:
-        return _hashed(_VISITOR, identity)
-    return _hashed(_USER, event.user_id) if event.user_id else ""
+        return _hashed(_VISITOR, identity, event.provenance.site_id)
+    return _hashed(_USER, event.user_id, event.provenance.site_id) if event.user_id else ""
 
 
-def _hashed(mark: str, identity: str) -> str:
+def _hashed(mark: str, identity: str, site_id: str) -> str:
     # As Postgres' md5() has it. Who makes two ids collide merges two sessions of his own.
-    return md5(f"{mark}{identity}".encode(), usedforsecurity=False).hexdigest()
+    text = f"{mark}{identity}{_SITE_FOLLOWS}{site_id}" if site_id else f"{mark}{identity}"
+    return md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _hash_of(mark: str, identity: ColumnElement[Any]) -> ColumnElement[Any]:
-    return cast(func.md5(func.concat(mark, identity)), events.c.source_id.type)
+    site = literal(_SITE_FOLLOWS, Text) + events.c.provenance_site_id
+    # What is NULL adds nothing.
+    return cast(func.md5(func.concat(mark, identity, site)), events.c.source_id.type)
 
 
 def _visitor() -> ColumnElement[Any]:
@@ -89,13 +94,30 @@ def _visitor() -> ColumnElement[Any]:
     )
 
 
-def windowed_session() -> ColumnElement[Any]:
-    """Give a uuid that all events share whose sessions are told apart by pauses; NULL for any other event."""
+def is_windowed() -> ColumnElement[bool]:
+    """Tell whether pauses tell the sessions of an event's `session_key` apart."""
+    return or_(
+        and_(events.c.session_id.is_(None), func.coalesce(*_IDENTITIES).is_not(None)),
+        and_(events.c.session_id.is_not(None), events.c.provenance_dialect == _WINDOWED_DIALECT),
+    )
+
+
+def session_key() -> ColumnElement[Any]:
+    """Give a uuid that all events of a session share, and of a visitor where pauses tell sessions apart.
+
+    NULL for an event in no session.
+    """
     is_pulsoras = events.c.provenance_dialect == _WINDOWED_DIALECT
     return case(
         (events.c.session_id.is_(None), _visitor()),
         (is_pulsoras, _hash_of(_SESSION, events.c.session_id)),
+        else_=_hash_of(_CLIENTS, events.c.session_id),
     )
+
+
+def windowed_session() -> ColumnElement[Any]:
+    """Give the `session_key` where pauses tell sessions apart; NULL for any other event."""
+    return case((is_windowed(), session_key()))
 
 
 def _started_at(visitor: ColumnElement[Any]) -> ColumnElement[datetime]:

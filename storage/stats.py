@@ -1,58 +1,44 @@
-"""Figures over events: counts, users, sessions, as a whole and broken down.
+"""Figures over events, and from which tables each is answered.
 
-Hides the statements. Every figure is one over the events asked for (source, range of occurrence, site,
-country, device type), each as it is read: with the user `storage.identity` says, in the session
-`storage.sessions` says. Its definition is the metric's comment in query.proto. Which session an event is in
-follows from all events of its source; how long a session is, from the events asked for alone.
+Hides when the tables that `storage.rollup` keeps can answer, which costs little however many events there
+are; anything else, `event_figures` works out from the events. The figures are the same. What is answered from
+rollups is so for one site, or a source that has just one: sessions and people can be on several.
 """
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 from polylect.v1.query_pb2 import (
-    STATS_GROUP_BY_COUNTRY,
     STATS_GROUP_BY_DAY,
-    STATS_GROUP_BY_DEVICE_TYPE,
-    STATS_GROUP_BY_HOUR,
-    STATS_METRIC_CONVERSION_RATE,
+    STATS_GROUP_BY_UNSPECIFIED,
+    STATS_METRIC_EVENT_COUNT,
     STATS_METRIC_EVENT_COUNT_BY_TYPE,
     STATS_METRIC_UNIQUE_USERS,
     GetStatsRequest,
     GetStatsResponse,
 )
-from sqlalchemy import (
-    ColumnElement,
-    Interval,
-    Select,
-    and_,
-    case,
-    cast,
-    func,
-    literal,
-    or_,
-    select,
-    union_all,
-)
+from sqlalchemy import Select, text
 
 from storage.database import Database
-from storage.identity import user_id_when_read
-from storage.listing import has_text
-from storage.schema import events, identity_links
-from storage.sessions import WINDOW, windowed_session
+from storage.event_figures import Asked, figures_of_events
+from storage.rollup_event_figures import event_figures
+from storage.rollup_session_figures import session_figures
+from storage.rollup_user_figures import user_figures
 from storage.stats_answer import response_of
-from storage.stats_figures import SESSION_METRICS, figures, padded, with_rest_of_places
 from storage.values import uuid_text
 
-# No event is received earlier than this before it occurred: the core refuses what lies further ahead.
-_CLOCK_TOLERANCE = timedelta(hours=24)
-_PAGE_VIEW = "page_view"
-
-_BUCKETS = {STATS_GROUP_BY_HOUR: "hour", STATS_GROUP_BY_DAY: "day"}
-_PLACES = {STATS_GROUP_BY_DEVICE_TYPE: events.c.device_type, STATS_GROUP_BY_COUNTRY: events.c.geo_country}
-
-_Columns = list[ColumnElement[Any]]
-_Conditions = Sequence[ColumnElement[bool]]
+# A fold that is so far behind may take long: a new version fills the tables from all events.
+_STATE = text("""
+SELECT (SELECT enqueued_at < clock_timestamp() - interval '1 minute'
+        FROM rollup_queue ORDER BY rollup_id LIMIT 1) AS behind,
+    (SELECT day FROM rollup_horizon) AS horizon,
+    first.site_id,
+    EXISTS (SELECT FROM event_hours
+            WHERE source_id = cast(:source_id AS uuid) AND site_id > first.site_id) AS more_sites
+FROM (SELECT min(site_id) AS site_id FROM event_hours WHERE source_id = cast(:source_id AS uuid)) AS first
+""")
+_COUNTS = (STATS_METRIC_EVENT_COUNT, STATS_METRIC_EVENT_COUNT_BY_TYPE)
+_ROLLED_GROUPINGS = (STATS_GROUP_BY_UNSPECIFIED, STATS_GROUP_BY_DAY)
 
 
 class PostgresStats:
@@ -75,119 +61,26 @@ class PostgresStats:
         """
         if (canonical := uuid_text(source_id)) is None:
             return GetStatsResponse()
-        in_range = [
-            events.c.source_id == canonical,
-            events.c.occurred_at >= occurred_from,
-            events.c.occurred_at < occurred_until,
-            # Leaves out the days before.
-            events.c.received_at >= occurred_from - _CLOCK_TOLERANCE,
-        ]
-        asked_for = [
-            has_text(column, wanted)
-            for column, wanted in (
-                (events.c.provenance_site_id, site_id),
-                (events.c.geo_country, question.country),
-                (events.c.device_type, question.device_type),
-            )
-            if wanted
-        ]
-        rows = await self._database.rows(_statement(question, in_range, asked_for))
-        return response_of(question, rows)
+        asked = Asked(canonical, site_id, occurred_from, occurred_until, question)
+        statement = await self._from_rollups(asked)
+        if statement is None:
+            statement = figures_of_events(asked)
+        return response_of(question, await self._database.rows(statement))
 
-
-def _statement(
-    question: GetStatsRequest,
-    in_range: Sequence[ColumnElement[bool]],
-    asked_for: Sequence[ColumnElement[bool]],
-) -> Select[Any]:
-    """Select the whole figure and its groups at once, so that both are of one moment."""
-    facts = _grouping(question) + _facts(question)
-    if question.metric in SESSION_METRICS:
-        seen = _in_sessions(facts, in_range, asked_for).cte("seen")
-    else:
-        seen = select(*facts).where(*in_range, *asked_for).cte("seen")
-    if question.group_by in _PLACES:
-        seen = with_rest_of_places(seen)
-    groups = [name for name in ("bucket", "place", "rest") if name in seen.c]
-    by_type = question.metric == STATS_METRIC_EVENT_COUNT_BY_TYPE
-    parts = [padded(figures(question.metric, seen, ()), is_whole=True)]
-    if groups or by_type:
-        parts.append(padded(figures(question.metric, seen, groups, by_type=by_type), is_whole=False))
-    return select(union_all(*parts).subquery("answer"))
-
-
-def _grouping(question: GetStatsRequest) -> _Columns:
-    if unit := _BUCKETS.get(question.group_by):
-        return [func.date_trunc(unit, events.c.occurred_at, "UTC").label("bucket")]
-    if (place := _PLACES.get(question.group_by)) is not None:
-        return [func.coalesce(place, "").label("place")]
-    return []
-
-
-def _facts(question: GetStatsRequest) -> _Columns:
-    """Select what the metric needs of each event."""
-    if question.metric == STATS_METRIC_UNIQUE_USERS:
-        return _user()
-    if question.metric == STATS_METRIC_EVENT_COUNT_BY_TYPE:
-        return [events.c.kind, _type_name().label("name")]
-    if question.metric == STATS_METRIC_CONVERSION_RATE:
-        return [_is_conversion(question.conversion_event).label("converts")]
-    return []
-
-
-def _user() -> _Columns:
-    visitors = (events.c.anonymous_id, events.c.cookie_id)
-    # The records are looked up for those who have any: few, while looking up costs ten times a row.
-    linked = select(identity_links.c.anonymous_id).where(identity_links.c.source_id == events.c.source_id)
-    user_id = case(
-        (events.c.user_id.is_not(None), events.c.user_id),
-        (
-            or_(*(linked.where(identity_links.c.anonymous_id == each).exists() for each in visitors)),
-            user_id_when_read().element,
-        ),
-    )
-    return [user_id.label("user_id"), func.coalesce(*visitors).label("visitor")]
-
-
-def _type_name() -> ColumnElement[str]:
-    return case(
-        (events.c.kind == "track", func.coalesce(events.c.name, "")),
-        (events.c.kind == "revenue", func.coalesce(events.c.revenue_event_type, "")),
-        else_="",
-    )
-
-
-def _is_conversion(name: str) -> ColumnElement[bool]:
-    is_named = or_(events.c.kind == "track", events.c.kind == "revenue")
-    named = and_(is_named, has_text(_type_name(), name))
-    return or_(named, events.c.kind == "page") if name == _PAGE_VIEW else named
-
-
-def _in_sessions(facts: _Columns, in_range: _Conditions, asked_for: _Conditions) -> Select[Any]:
-    """Select `facts` with the session (scope, number) of each event asked for.
-
-    A range has no gaps, so pauses are seen within it; what else was asked for is chosen after that, for an
-    event left out still joins two others.
-    """
-    windowed = windowed_session()
-    client_given = case((windowed.is_(None), events.c.session_id))
-    chosen = and_(*asked_for) if asked_for else literal(True)
-    raw = (
-        select(
-            *facts,
-            events.c.occurred_at,
-            windowed.label("windowed"),
-            client_given.label("client_given"),
-            chosen.label("chosen"),
-        )
-        .where(*in_range)
-        .subquery("raw")
-    )
-    before = func.lag(raw.c.occurred_at).over(partition_by=raw.c.windowed, order_by=raw.c.occurred_at)
-    follows = case((raw.c.occurred_at - before > cast(literal(WINDOW), Interval), 1), else_=0)
-    told = select(raw, follows.label("begins")).subquery("told")
-    number = func.sum(told.c.begins).over(partition_by=told.c.windowed, order_by=told.c.occurred_at)
-    numbered = select(told, case((told.c.windowed.is_not(None), number), else_=0).label("number")).subquery(
-        "numbered"
-    )
-    return select(numbered).where(numbered.c.chosen)
+    async def _from_rollups(self, asked: Asked) -> Select[Any] | None:
+        question = asked.question
+        is_count = question.metric in _COUNTS
+        is_plain = question.group_by in _ROLLED_GROUPINGS and not (question.country or question.device_type)
+        if not is_count and not is_plain:
+            return None
+        [state] = await self._database.rows(_STATE.bindparams(source_id=asked.source_id))
+        complete_from = datetime.combine(state["horizon"] or date.min, time(), UTC)
+        if state["behind"] or asked.occurred_from < complete_from:
+            return None
+        if is_count:
+            return event_figures(asked)
+        if not asked.site_id and state["more_sites"]:
+            return None
+        of_site = (question, asked.source_id, asked.site_id or state["site_id"] or "", *asked[2:4])
+        is_users = question.metric == STATS_METRIC_UNIQUE_USERS
+        return user_figures(*of_site) if is_users else session_figures(*of_site)

@@ -48,7 +48,7 @@ SESSION_METRICS = frozenset(
 
 def with_rest_of_places(seen: CTE) -> CTE:
     """Give `seen` with a `rest`, true where the place is none of those with most events."""
-    most = select(seen.c.place).group_by(seen.c.place).order_by(func.count().desc(), seen.c.place)
+    most = select(seen.c.place).group_by(seen.c.place).order_by(_size(seen).desc(), seen.c.place)
     listed = most.limit(LISTED_PLACES).subquery("listed")
     is_rest = listed.c.place.is_(None)
     others = [column for column in seen.c if column.name != "place"]
@@ -67,7 +67,12 @@ def figures(metric: int, seen: FromClause, groups: Sequence[str], *, by_type: bo
         return _user_figures(seen, groups)
     if metric in SESSION_METRICS:
         return _session_figures(metric, seen, groups)
-    return _grouped(seen, groups, func.count())
+    return _grouped(seen, groups, _size(seen))
+
+
+def _size(seen: FromClause) -> ColumnElement[Any]:
+    """Count the events: a row is one, unless it tells how many."""
+    return func.sum(seen.c.size) if "size" in seen.c else func.count()
 
 
 def _grouped(each: FromClause, groups: Sequence[str], value: ColumnElement[Any]) -> Select[Any]:
@@ -110,7 +115,7 @@ def _type_figures(seen: FromClause, groups: Sequence[str]) -> Select[Any]:
     """Select the count of each type with most events, and of all others together."""
     columns = [seen.c[name] for name in groups]
     type_ = (seen.c.kind, seen.c.name)
-    each = select(*columns, *type_, func.count().label("size")).group_by(*columns, *type_).cte("each")
+    each = select(*columns, *type_, _size(seen).label("size")).group_by(*columns, *type_).cte("each")
     listed = (
         select(each.c.kind, each.c.name)
         .group_by(each.c.kind, each.c.name)

@@ -9,6 +9,7 @@ run.
 import gc
 import random
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from storage.partitions import Partitions
 from storage.quarantine_bounds import QuarantineBounds
 from storage.queue import Claim, claim, is_waiting
 from storage.retention import Retention
+from storage.rollup import Rollup
 from storage.writer import Clock, Connection, Tally, Writer
 
 _MAINTENANCE_RETRY_SECONDS = 60
@@ -234,15 +236,22 @@ def run(options: WorkerOptions) -> None:
     signals = {signal.SIGTERM, signal.SIGINT}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     worker = Worker(options, clock=lambda: datetime.now(UTC))
+    stopped = threading.Event()
+    rollup = Rollup(partial(_connect, options.database_url))
+    # Beside the claims: Postgres does the work, and no event waits for it.
+    folding = threading.Thread(target=rollup.keep_folding, args=(stopped,), name="rollup")
     # A claim's thousands of objects form no cycles, yet by default the collector looks through them every few
     # dozen events, and now and then through all that was imported: 4 % of the worker's instructions.
     gc.freeze()
     gc.set_threshold(_COLLECTED_OBJECTS)
+    folding.start()
     try:
         log.info("worker_started")
         worker.work(lambda seconds: _is_told_to_stop(signals, seconds))
     finally:
+        stopped.set()
         worker.close()
+        folding.join()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

@@ -23,6 +23,7 @@ from storage.identity_links import insert_identity_links
 from storage.partitions import Partitions
 from storage.quarantine_rows import insert_quarantined, remove_quarantined, unwritable, words_of
 from storage.reckoning import Line, Reckoning, hour_of
+from storage.rollup_queue import enqueue_rollup
 from storage.rows import COLUMNS, COPY, Row, row_of, write_rows
 from storage.sessions import extend_sessions
 from storage.values import END_OF_TIME_SECONDS, array_literals
@@ -274,6 +275,9 @@ class Writer:
         insert_group_links(connection, received)
         moments = ((one.event, (one.row[_OCCURRED_AT], one.row[_RECEIVED_AT])) for one in fresh)
         extend_sessions(connection, moments)
+        enqueue_rollup(
+            connection, [(one.row[_SOURCE_ID], one.event_id, one.row[_RECEIVED_AT]) for one in fresh]
+        )
         return fresh
 
     def _without_duplicates(self, connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:

@@ -39,7 +39,7 @@ WITH kin AS MATERIALIZED (
         WHEN anonymous_id IS NOT NULL THEN 'visitor ' || anonymous_id
         WHEN cookie_id IS NOT NULL THEN 'visitor ' || cookie_id
         WHEN user_id IS NOT NULL THEN 'user ' || user_id
-    END AS kin
+    END || coalesce(' on ' || provenance_site_id, '') AS kin
     FROM events WHERE source_id = %(source_id)s
 ), starts AS MATERIALIZED (
     SELECT DISTINCT kin, occurred_at FROM kin AS one

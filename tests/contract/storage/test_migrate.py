@@ -10,11 +10,11 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine
 
+from storage import rollup_schema
 from storage.embedded import EmbeddedPostgres
 from storage.errors import MigrationFailed, StorageUnavailable
 from storage.migrate import HEAD, is_current, migrate
 from storage.migrations.upgrade import script_directory
-from storage.schema import metadata
 
 _CATALOGUE = {
     "columns": """
@@ -58,7 +58,7 @@ def test_several_processes_may_migrate_at_once(empty_database_url: str) -> None:
 
 def test_the_migrated_schema_is_the_one_in_code(database_url: str, empty_database_url: str) -> None:
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(empty_database_url))
-    metadata.create_all(engine)
+    rollup_schema.metadata.create_all(engine)
     engine.dispose()
     assert _schema_of(database_url) == _schema_of(empty_database_url)
 

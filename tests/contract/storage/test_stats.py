@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -40,12 +41,16 @@ from polylect.v1.query_pb2 import (
 from stats_oracle import Asked, expected, in_batches, random_events, read_all, session_of_events
 from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, enqueue, make_event
 
+from storage import event_figures
 from storage.database import Database
+from storage.event_figures import figures_of_events
 from storage.events import PostgresEvents
 from storage.migrations.upgrade import script_directory
+from storage.rollup import Rollup
 from storage.stats import PostgresStats
+from storage.stats_answer import response_of
 from storage.stats_figures import LISTED_PLACES, LISTED_TYPES, LISTED_TYPES_WHEN_GROUPED
-from storage.values import timestamp_of
+from storage.values import timestamp_of, uuid_text
 from storage.worker import Worker, WorkerOptions
 
 METRICS = [number for number in StatsMetric.values() if number]
@@ -82,9 +87,21 @@ def database(database_url: str, runner: asyncio.Runner) -> Iterator[Database]:
 
 
 @pytest.fixture
-def figure(database: Database, runner: asyncio.Runner) -> Figure:
+def figure(database: Database, runner: asyncio.Runner) -> Iterator[Figure]:
+    """Asks for a figure of all that was settled, and sees that the events themselves say the same."""
     stats = PostgresStats(database)
-    return lambda asked: runner.run(stats.figure(*asked))
+    rollup = Rollup(partial(psycopg.connect, database.url, autocommit=True))
+
+    def figure(asked: Asked) -> GetStatsResponse:
+        rollup.fold_all()
+        found = runner.run(stats.figure(*asked))
+        if uuid_text(asked.source_id):
+            rows = runner.run(database.rows(figures_of_events(event_figures.Asked(*asked))))
+            assert_same(found, response_of(asked.question, rows))
+        return found
+
+    yield figure
+    rollup.close()
 
 
 @pytest.fixture
@@ -416,7 +433,8 @@ def test_the_migration_makes_the_sessions_the_worker_makes(
     made = _spans(connection)
     assert len(made) > 20
     connection.execute("DELETE FROM session_spans")
-    (fill,) = (
+    # The newest, which has the sessions as they are made now.
+    fill = next(
         revision.module.FILL
         for revision in script_directory().walk_revisions()
         if hasattr(revision.module, "FILL")
@@ -438,3 +456,24 @@ def test_sessions_go_with_their_events(
     keeper.close()
     assert len(_spans(connection)) == 1
     assert [bool(event.session_id) for event in listed(SOURCE)] == [True]
+
+
+def test_what_retention_drops_is_no_longer_counted(
+    database_url: str, connection: psycopg.Connection[Any], worker: Worker, figure: Figure
+) -> None:
+    """Told from rollups before and after: an old day, late events of it, and the days that stay."""
+    late = make_event(NOW, anonymous_id="late")
+    late.occurred_at.CopyFrom(timestamp_of(NOW - 5 * DAY))
+    old = [make_event(NOW - 5 * DAY, anonymous_id=f"old{number}") for number in range(3)]
+    ahead = make_event(NOW - 4 * DAY, anonymous_id="ahead")
+    ahead.occurred_at.CopyFrom(timestamp_of(NOW - 3 * DAY))
+    settle(connection, worker, [late, *old, ahead, make_event(NOW, anonymous_id="new")])
+    since = NOW - 6 * DAY
+    assert {metric: figure(ask(metric, since)).value for metric in (1, 2, 3)} == {1: 6, 2: 6, 3: 6}
+    keeper = Worker(WorkerOptions(database_url, retention_days=3), Clock())
+    keeper.maintain()
+    keeper.close()
+    assert {metric: figure(ask(metric, since)).value for metric in (1, 2, 3)} == {1: 2, 2: 2, 3: 2}
+    assert figure(ask(occurred_from=NOW - DAY)).value == 1
+    rows = connection.execute("SELECT min(hour) FROM event_hours").fetchall()
+    assert rows == [(NOW,)]
