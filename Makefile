@@ -7,8 +7,9 @@ LOCK := uv pip compile --quiet --universal --generate-hashes --python-version 3.
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help install lock proto proto-check sdk sdk-check fmt lint types test test-unit test-conformance test-contract \
-	test-architecture test-system test-clients migrate run send grpcurl bench bench-peer bench-query check clean
+.PHONY: help install lock proto proto-check sdk sdk-check sdk-test fmt lint types test test-unit test-conformance \
+	test-contract test-architecture test-system test-clients migrate run send grpcurl bench bench-peer bench-query check \
+	clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ sdk: sdk/node_modules/.made ## Build the browser scripts (needs Node)
 
 sdk-check: sdk/node_modules/.made ## Compare the browser scripts with what their sources give (needs Node)
 	cd sdk && npm run --silent check
+
+sdk-test: sdk/node_modules/.made ## Run the unit tests of the browser scripts (needs Node)
+	cd sdk && npm run --silent test
 
 # Code.
 
