@@ -51,7 +51,6 @@ from rest_facade.vocabulary import (
 )
 
 _WORDING = Wording(missing="The data.{field} field is required.", invalid="The data.{field} field {problem}.")
-
 # @pulsora/core 1.0.1 sends null here and leaves the fingerprint to the service.
 _VISITOR = Field("visitor_fingerprint", "anonymous_id", identifier, required=True, null=OnNull.FINGERPRINT)
 _SESSION = Field("session_id", "session_id", identifier, required=True)
@@ -162,4 +161,5 @@ PULSORA = Dialect(
     cors=Cors(Origins.ANY, methods=("POST", "OPTIONS"), headers=("Content-Type", "X-API-Token")),
     # Every request counts, whatever becomes of it.
     quota=Quota(name="pulsora", limit=2000, window_seconds=3600, scope=QUOTA_SCOPE_CLIENT_IP),
+    scripts=("pulsora.js",),
 )
