@@ -59,11 +59,13 @@ async def test_commits_queue_and_ledger(
     assert settled['polylect_quarantine_dropped_items_total{cause="room"}'] == 0
     assert (settled["polylect_queue_items"], settled["polylect_queue_age_seconds"]) == (0, 0)
     assert settled["polylect_ledger_unbalanced"] == 0
-    # Nobody folds here.
-    assert 0 < settled["polylect_rollup_age_seconds"] < 60
+    assert settled["polylect_rollup_age_seconds"] == 0
     with psycopg.connect(database_url) as connection:
         connection.execute("UPDATE ledger SET stored = stored - 1")
-    assert (await read(port))["polylect_ledger_unbalanced"] == 1
+        connection.execute("INSERT INTO rollup_queue (enqueued_at) VALUES (now() - interval '9 seconds')")
+    later = await read(port)
+    assert later["polylect_ledger_unbalanced"] == 1
+    assert 9 <= later["polylect_rollup_age_seconds"] < 60
 
 
 async def test_requests_and_verdicts_by_reason(
