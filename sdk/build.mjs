@@ -14,13 +14,15 @@ const checking = process.argv.includes("--check");
 
 const { outputFiles } = await build({
   absWorkingDir: here,
-  entryPoints: ["src/tracker.ts", "src/datafly.ts"],
+  entryPoints: ["src/tracker.ts", "src/datafly.ts", "src/apex.ts", "src/pulsora.ts"],
   outdir: target,
   bundle: true,
   minify: true,
   sourcemap: true,
+  // What only these scripts read of each other.
+  mangleProps: /^(adopt|forbid|forbiddenUntil|idempotent|keyParameter|most|overslept|pack|save)$/,
   format: "iife",
-  target: "es2020",
+  target: "es2021",
   charset: "utf8",
   define: { VERSION: JSON.stringify(version) },
   banner: { js: "/* Polylect, Apache-2.0 */" },

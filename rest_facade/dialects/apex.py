@@ -80,4 +80,5 @@ APEX = Dialect(
     cors=Cors(Origins.ECHO, methods=("POST", "OPTIONS"), headers=("Content-Type",)),
     # A batch is one request.
     quota=Quota(name="apex", limit=1000, window_seconds=60, scope=QUOTA_SCOPE_KEY),
+    scripts=("apex.js",),
 )

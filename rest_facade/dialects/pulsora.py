@@ -162,4 +162,5 @@ PULSORA = Dialect(
     cors=Cors(Origins.ANY, methods=("POST", "OPTIONS"), headers=("Content-Type", "X-API-Token")),
     # Every request counts, whatever becomes of it.
     quota=Quota(name="pulsora", limit=2000, window_seconds=3600, scope=QUOTA_SCOPE_CLIENT_IP),
+    scripts=("pulsora.js",),
 )

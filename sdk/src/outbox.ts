@@ -1,126 +1,210 @@
 /**
- * Delivers events to the facade: one after the other, again where that can help, all at once when the page goes.
+ * Delivers events to the facade: one request after the other, again where that can help, all at once when the page
+ * goes.
  *
- * One after the other, because the first answer sets the cookie that the next request must carry. Hides when and
- * how often something is sent; knows nothing of what it sends.
+ * One after the other, because the first answer may set the cookie that the next request must carry; what comes up
+ * meanwhile shares the next request. Hides when and how often something is sent; knows nothing of what it sends.
  */
 
-/** What waits at most; beyond it the oldest is given up. */
+import { guarded, on } from "./page";
+import { createShelf, type Parcel } from "./shelf";
+
+export type { Parcel } from "./shelf";
+
+/** What waits at most, in events and UTF-16 units; beyond it the oldest is given up. */
 const MAX_WAITING = 100;
+const MAX_WAITING_UNITS = 200_000;
+/** A request with more than one event has no more units than this. */
+const MAX_BATCH_UNITS = 20_000;
+/** Browsers refuse more than 64 KiB under way at once that are to outlive the page. */
+const MAX_KEEPALIVE_BYTES = 60_000;
+/** After so many errors over one event it is given up. */
 const MAX_TRIES = 10;
 const FIRST_PAUSE_MS = 1_000;
+/** And how often the shelf's date is renewed. */
 const LONGEST_PAUSE_MS = 60_000;
 const TIMEOUT_MS = 30_000;
-/** A longer timer fires at once. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
-/** Browsers refuse keepalive beyond 64 KiB; a UTF-16 unit is 3 bytes of UTF-8 at most. */
-const MAX_KEEPALIVE_UNITS = 20_000;
 
-interface Parcel {
-  url: string;
-  key: string;
-  body: string;
-  tries: number;
+/** How a dialect is spoken. */
+export interface Manner {
+  /** The script's name. */
+  name: string;
+  /** Where one or more events of one address and key are sent, and in which words. */
+  pack(parcels: Parcel[]): { path: string; body: string };
+  /** Events in one request at most. */
+  most: number;
+  /** Query parameter that takes the key where it can't be a Bearer token; without one it is in the body anyway. */
+  keyParameter?: string;
+  credentials?: RequestCredentials;
+  /** The service knows a repeated event again, so that one is better sent twice than perhaps not at all. */
+  idempotent?: boolean;
 }
 
-/** Takes one event: where to, with which bearer key, and what. The event is read at once and may change later. */
-export type Post = (url: string, key: string, event: object) => void;
+/** Takes one event: where to, with which key, and what. The event is read at once and may change later. */
+export type Post = (to: string, key: string, path: string, event: object) => void;
 
 /** Make an outbox. `lastCall` is called when the page is about to go, before what waits is sent. */
-export function createOutbox(credentials: RequestCredentials, lastCall: () => void = () => {}): Post {
+export function createOutbox(manner: Manner, lastCall: () => unknown = () => {}): Post {
+  const shelf = createShelf(manner.name);
   const waiting: Parcel[] = [];
-  let underWay = 0;
+  const underWay = new Set<Parcel>();
+  let bytesUnderWay = 0;
   let failures = 0;
   let timer = 0;
-  let gone = false;
-  // Nothing is sent before: by our own patience, and by the server's word, which holds even when the page goes.
   let pausedUntil = 0;
-  let forbiddenUntil = 0;
+  let leaving = false;
+  // How often the page has gone: an answer to what was asked before says nothing of what became of it.
+  let departures = 0;
+
+  /** What is under way when the page leaves is as good as delivered, or on the shelf already. */
+  const save = (): boolean | undefined => shelf.save(leaving ? waiting : [...underWay, ...waiting]);
+
+  /** Find out whether somebody else has it all by now. */
+  function wake(): void {
+    if (!shelf.overslept()) return;
+    waiting.length = 0;
+    underWay.clear();
+  }
+
+  function keep(parcels: Parcel[], first?: boolean): void {
+    wake();
+    waiting.splice(first ? 0 : waiting.length, 0, ...parcels);
+    let units = waiting.reduce((sum, { body }) => sum + body.length, 0);
+    while (waiting.length > MAX_WAITING || (units > MAX_WAITING_UNITS && waiting.length > 1)) {
+      units -= waiting.shift()!.body.length;
+    }
+    save();
+    pump();
+  }
 
   function pump(): void {
     clearTimeout(timer);
-    if (underWay || !waiting.length) return;
-    const pause = Math.max(pausedUntil, forbiddenUntil) - performance.now();
-    if (pause > 0) timer = setTimeout(pump, Math.min(pause, LONGEST_TIMER_MS));
-    else void deliver(waiting.shift()!);
+    if (underWay.size || !waiting.length) return;
+    const pause = Math.max(pausedUntil - performance.now(), shelf.forbiddenUntil() - Date.now());
+    if (pause <= 0) deliver();
+    else timer = setTimeout(() => keep([]), Math.min(pause, LONGEST_PAUSE_MS));
   }
 
-  async function deliver(parcel: Parcel): Promise<void> {
-    underWay++;
-    let again = true;
-    try {
-      const response = await fetch(parcel.url, {
-        method: "POST",
-        headers: { "Content-Type": "application/json", Authorization: `Bearer ${parcel.key}` },
-        body: parcel.body,
-        credentials,
-        keepalive: parcel.body.length <= MAX_KEEPALIVE_UNITS,
-        signal: AbortSignal.timeout?.(TIMEOUT_MS) ?? null,
-      });
-      again = response.status === 429 || response.status >= 500;
-      if (again) obey(response.headers.get("Retry-After"));
-    } catch {
-      // No answer, or none that may be read. When the page goes, browsers fail what is under way and deliver it
-      // all the same: again would be twice.
-      again = !gone;
+  /** Take what may share a request. Over what an error came goes alone: one event may be the cause. */
+  function take(): Parcel[] {
+    const { to, key, tries } = waiting[0]!;
+    let units = 0;
+    const number = waiting.findIndex(
+      (one, index) =>
+        (units += one.body.length) > MAX_BATCH_UNITS ||
+        one.to !== to ||
+        one.key !== key ||
+        index >= (tries ? 1 : manner.most),
+    );
+    return waiting.splice(0, number < 0 ? waiting.length : number || 1);
+  }
+
+  /** Send the first that wait; nothing, where the browser would not let it outlive the page and it has to. */
+  function deliver(lasting?: boolean | undefined): boolean {
+    const parcels = take();
+    const { path, body } = manner.pack(parcels);
+    const bytes = new Blob([body]).size;
+    const keepalive = bytesUnderWay + bytes <= MAX_KEEPALIVE_BYTES;
+    if (lasting && !keepalive) {
+      waiting.unshift(...parcels);
+      return false;
     }
-    underWay--;
+    for (const one of parcels) underWay.add(one);
+    bytesUnderWay += bytes;
+    void settle(parcels, ask(parcels[0]!.to + path, parcels[0]!.key, body, keepalive), bytes);
+    return true;
+  }
+
+  async function settle(parcels: Parcel[], asked: Promise<Response | void>, bytes: number): Promise<void> {
+    const departure = departures;
+    let again: boolean;
+    try {
+      const response = await asked;
+      again = !!response && (response.status === 429 || response.status >= 500);
+      if (again && !obey(response!.headers.get("Retry-After"))) for (const one of parcels) one.tries++;
+    } catch {
+      // No answer, or none that may be read. When the page goes, browsers fail what is under way and deliver it all
+      // the same: again would be twice.
+      again = departure === departures;
+    }
+    bytesUnderWay -= bytes;
+    wake();
+    // Those that were let go of are another's now.
+    const ours = parcels.filter((one) => underWay.delete(one));
     if (again) {
       const pause = Math.min(FIRST_PAUSE_MS * 2 ** failures++, LONGEST_PAUSE_MS);
       pausedUntil = performance.now() + pause * (0.5 + Math.random() / 2);
-      if (++parcel.tries < MAX_TRIES) keep(parcel, true);
-    } else {
-      failures = pausedUntil = 0;
+    } else failures = pausedUntil = 0;
+    keep(again ? ours.filter(({ tries }) => tries < MAX_TRIES) : [], true);
+  }
+
+  /** Send. Gives no response where none can be had; throws where it wasn't sent, or nobody knows. */
+  async function ask(url: string, key: string, body: string, keepalive: boolean): Promise<Response | void> {
+    const { keyParameter, credentials = "omit" } = manner;
+    const query = keyParameter ? `?${keyParameter}=${encodeURIComponent(key)}` : "";
+    const beacon = (): boolean => navigator.sendBeacon?.(url + query, body);
+    if (leaving && keepalive && !query && beacon()) return;
+    let answer: Promise<Response>;
+    try {
+      answer = fetch(url, {
+        method: "POST",
+        // Without these no browser has to ask first whether it may.
+        headers: query ? { "Content-Type": "application/json", Authorization: `Bearer ${key}` } : {},
+        body,
+        credentials,
+        keepalive,
+        signal: AbortSignal.timeout?.(TIMEOUT_MS) ?? null,
+      });
+    } catch (error) {
+      // The page took it away.
+      if (!beacon()) throw error;
+      return;
     }
-    pump();
+    return await answer;
   }
 
-  function obey(retryAfter: string | null): void {
-    if (!retryAfter) return;
-    const ms = /^\d+$/.test(retryAfter) ? +retryAfter * 1_000 : Date.parse(retryAfter) - Date.now();
+  /** Do as the service says, in seconds or with a date. Gives what it said. */
+  function obey(retryAfter: string | null): string | null {
+    const ms = +retryAfter! * 1_000 || Date.parse(retryAfter!) - Date.now();
     // All clients were told the same moment; they need not come in the same instant.
-    if (ms > 0) forbiddenUntil = performance.now() + ms + Math.random() * FIRST_PAUSE_MS;
+    if (ms > 0) shelf.forbid(Date.now() + ms + Math.random() * FIRST_PAUSE_MS);
+    return retryAfter;
   }
 
-  function keep(parcel: Parcel, first?: boolean): void {
-    if (first) waiting.unshift(parcel);
-    else waiting.push(parcel);
-    if (waiting.length > MAX_WAITING) waiting.shift();
-  }
-
+  /** Send what waits, as much as browsers let outlive the page; the rest stays on the shelf, if it is safe there. */
   function sendAll(): void {
     lastCall();
-    if (performance.now() >= forbiddenUntil) for (const parcel of waiting.splice(0)) void deliver(parcel);
+    wake();
+    const safe = save();
+    if (shelf.forbiddenUntil() > Date.now() || (safe && navigator.onLine === false)) return;
+    while (waiting.length && deliver(safe));
   }
 
-  addEventListener("pagehide", quietly(() => {
-    gone = true;
-    sendAll();
-  }));
-  addEventListener("pageshow", () => {
-    gone = false;
+  function arrive(): void {
+    leaving = false;
+    shelf.adopt((parcels) => keep(parcels, true));
     pump();
+  }
+
+  on("pagehide", () => {
+    leaving = true;
+    sendAll();
+    departures++;
+    // Another page goes on with what stays, or this one, should it come back.
+    if (shelf.save(manner.idempotent ? [...underWay, ...waiting] : waiting, true)) {
+      waiting.length = 0;
+      if (manner.idempotent) underWay.clear();
+    }
   });
+  on("pageshow", ({ persisted }: PageTransitionEvent) => persisted && arrive());
   // The last a page on a phone may ever hear.
-  addEventListener("visibilitychange", quietly(() => document.visibilityState === "hidden" && sendAll()), true);
-  addEventListener("online", () => {
+  on("visibilitychange", () => document.hidden && !leaving && sendAll());
+  on("online", () => {
     pausedUntil = 0;
     pump();
   });
+  guarded(arrive)();
 
-  return (url, key, event) => {
-    keep({ url, key, body: JSON.stringify(event), tries: 0 });
-    pump();
-  };
-}
-
-/** Make a function that never throws into the page: analytics must not break what it looks at. */
-export function quietly<Arguments extends unknown[]>(act: (...given: Arguments) => unknown) {
-  return (...given: Arguments): void => {
-    try {
-      act(...given);
-    } catch (error) {
-      console.warn(error);
-    }
-  };
+  return (to, key, path, event) =>
+    keep([{ to, key, path, body: JSON.stringify(event), at: Date.now(), tries: 0 }]);
 }

@@ -1,13 +1,15 @@
 /** window.PULSE, after "Send Your First Event", Method 2: init, trackPageView, trackEvent. */
 
-import { createOutbox, quietly } from "./outbox";
-
-type Fields = Record<string, unknown>;
+import { createOutbox } from "./outbox";
+import { attempt, type Fields, guarded, optedOut, sessionOfTab } from "./page";
 
 interface Settings {
   siteId: string;
   apiKey: string;
   endpoint: string;
+  /** Of the events that name none themselves. */
+  userId?: string;
+  honorOptOut?: boolean;
 }
 
 interface Pulse {
@@ -39,28 +41,22 @@ const PAGE_FIELDS = new Map([
 const EVENT_FIELDS = new Map([["userId", "user_id"]]);
 
 function createPulse(): Pulse {
-  const post = createOutbox("omit");
+  const post = createOutbox({
+    name: "pulse",
+    pack: (parcels) =>
+      parcels.length > 1
+        ? { path: "/collect/batch", body: `{"events":[${parcels.map(({ body }) => body).join()}]}` }
+        : parcels[0]!,
+    most: 50,
+    keyParameter: "api_key",
+  });
   const early: Fields[] = [];
-  let memorySession = "";
   let settings: Settings | undefined;
-
-  /** The tab's, or this page's where storage is blocked. */
-  function sessionId(): string {
-    try {
-      const kept = sessionStorage.getItem(SESSION_ITEM);
-      if (kept) return kept;
-      sessionStorage.setItem(SESSION_ITEM, (memorySession ||= newSession()));
-    } catch {
-      memorySession ||= newSession();
-    }
-    return memorySession;
-  }
 
   function track(name: string, given: Fields, names: Map<string, string>): void {
     const event: Fields = {
       event_type: name,
       timestamp: Date.now(),
-      session_id: sessionId(),
       url: location.href.slice(0, MAX_URL),
       referrer: document.referrer.slice(0, MAX_URL) || undefined,
     };
@@ -76,26 +72,31 @@ function createPulse(): Pulse {
   }
 
   function send(event: Fields): void {
-    if (settings) post(settings.endpoint + "/collect", settings.apiKey, { site_id: settings.siteId, ...event });
-    else if (early.length < MAX_EARLY) early.push(event);
+    if (!settings) {
+      if (early.length < MAX_EARLY) early.push(event);
+      return;
+    }
+    const { siteId, apiKey, endpoint, userId, honorOptOut } = settings;
+    if (optedOut(honorOptOut)) return;
+    post(endpoint, apiKey, "/collect", {
+      site_id: siteId,
+      session_id: sessionOfTab(SESSION_ITEM),
+      ...(userId && { user_id: `${userId}` }),
+      ...event,
+    });
   }
 
   return {
-    init: quietly((given: Settings) => {
+    init: guarded((given: Settings) => {
       settings = { ...given, endpoint: given.endpoint.replace(/\/+$/, "") };
       early.splice(0).forEach(send);
     }),
-    trackPageView: quietly((fields?: Fields) => track("page_view", fields ?? {}, PAGE_FIELDS)),
-    trackEvent: quietly((name: string, props?: Fields) => track(name, props ?? {}, EVENT_FIELDS)),
+    trackPageView: guarded((fields?: Fields) => track("page_view", fields ?? {}, PAGE_FIELDS)),
+    trackEvent: guarded((name: string, props?: Fields) => track(name, props ?? {}, EVENT_FIELDS)),
   };
 }
 
-function newSession(): string {
-  const random = crypto.getRandomValues(new Uint32Array(4));
-  return "session_" + Array.from(random, (part) => part.toString(36)).join("");
-}
-
 // A page that loads the script twice goes on with the first.
-quietly(() => {
+attempt(() => {
   if (!window.PULSE?.init) window.PULSE = createPulse();
-})();
+}, true);

@@ -1,6 +1,7 @@
 """A running system for tests that leave it running."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,15 +12,22 @@ from .stack import Stack
 MakeStack = Callable[..., Stack]
 
 
-@pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
-    """A system as `make run` gives it, shared by all tests that kill nothing."""
+@contextmanager
+def running_stack() -> Iterator[Stack]:
+    """A system that must stop in order in the end."""
     running = Stack()
     try:
         yield running.start()
         assert running.stop() == 0
     finally:
         running.destroy()
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """A system as `make run` gives it, shared by all tests that kill nothing."""
+    with running_stack() as running:
+        yield running
 
 
 @pytest.fixture
@@ -39,12 +47,8 @@ def make_stack() -> Iterator[MakeStack]:
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[Stack]:
     """A system of a module's own: its tests kill parts of it, and leave it ready."""
-    running = Stack()
-    try:
-        yield running.start()
-        assert running.stop() == 0
-    finally:
-        running.destroy()
+    with running_stack() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

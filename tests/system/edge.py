@@ -1,6 +1,7 @@
-"""What stands between a browser and the facade: a TLS front that serves pages, and can have a bad moment.
+"""What stands between a client and the facade: a front that serves pages, and can have a bad moment.
 
-It answers for *.example.com. Some hosts are sites with pages; the others are the facade, reached through it.
+With TLS, as browsers want it, it answers for *.example.com. Some hosts are sites with pages; the others are
+the facade, reached through it.
 """
 
 import base64
@@ -47,7 +48,7 @@ class Trouble:
 class Edge:
     """A running front. `pages` maps 'host/path' to HTML, or to HTML and headers."""
 
-    def __init__(self, facade_port: int) -> None:
+    def __init__(self, facade_port: int, *, tls: bool = True) -> None:
         self.pages: dict[str, str | tuple[str, Mapping[str, str]]] = {}
         # For the next POSTs, one each.
         self.troubles: list[Trouble] = []
@@ -55,13 +56,7 @@ class Edge:
         self.facade_port = facade_port
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.edge = self
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        issued = trustme.CA().issue_cert("*.example.com")
-        issued.configure_cert(context)
-        self.key_hash = _key_hash(issued.cert_chain_pems[0].bytes())
-        self._server.socket = context.wrap_socket(
-            self._server.socket, server_side=True, do_handshake_on_connect=False
-        )
+        self.key_hash = self._protect() if tls else ""
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
@@ -72,6 +67,21 @@ class Edge:
     def paths(self) -> list[str]:
         """Where the POSTs went, in order."""
         return [one.path for one in self.seen]
+
+    def forget(self) -> None:
+        """Be as one nobody has used: no pages, no troubles, nothing seen."""
+        self.pages.clear()
+        self.troubles.clear()
+        self.seen.clear()
+
+    def _protect(self) -> str:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        issued = trustme.CA().issue_cert("*.example.com")
+        issued.configure_cert(context)
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        return _key_hash(issued.cert_chain_pems[0].bytes())
 
     def close(self) -> None:
         self._server.shutdown()
@@ -108,7 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
         page = edge.pages.get(self.headers["Host"] + self.path)
         if page is not None:
             text, headers = (page, {}) if isinstance(page, str) else page
-            self._answer(200, [("Content-Type", "text/html; charset=utf-8"), *headers.items()], text.encode())
+            headers = {"Content-Type": "text/html; charset=utf-8", **headers}
+            self._answer(200, [*headers.items()], text.encode())
         elif any(key.startswith(self.headers["Host"] + "/") for key in edge.pages):
             self._answer(404, [], b"")
         else:

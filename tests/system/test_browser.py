@@ -1,7 +1,6 @@
 """The documents' browser snippets in a real Chromium, on pages of other sites, against the running system."""
 
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page, Playwright, sync_playwright
 
+from .chromium import CHROMIUM, PageLog, flags
 from .edge import Edge, Trouble
 from .stack import Stack
 from .waiting import eventually
 
-_CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
 # As seed 001 prints it.
 _PULSE_HTML = """<!DOCTYPE html><title>Products</title>
@@ -49,14 +47,6 @@ data-pipeline-key="dk_live_abc123"
 ></script>"""
 _DATAFLY_HTML = f"<!DOCTYPE html><title>Wireless Headphones | Shop</title>{_DATAFLY_TAG}"
 
-_FLAGS = (
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 _SHOP = "https://shop.example.com"
 
 
@@ -76,14 +66,8 @@ def playwright() -> Iterator[Playwright]:
 def _launch(playwright: Playwright, edge: Edge, profile: Path) -> BrowserContext:
     return playwright.chromium.launch_persistent_context(
         profile,
-        executable_path=_CHROMIUM,
-        args=[
-            *_FLAGS,
-            f"--host-resolver-rules=MAP *.example.com 127.0.0.1:{edge.port}",
-            # Not ignore_https_errors: that asks the page about each new connection, which a page that goes
-            # can't answer.
-            f"--ignore-certificate-errors-spki-list={edge.key_hash}",
-        ],
+        executable_path=CHROMIUM,
+        args=flags(edge),
         locale="en-US",
         timezone_id="America/New_York",
     )
@@ -92,22 +76,10 @@ def _launch(playwright: Playwright, edge: Edge, profile: Path) -> BrowserContext
 @pytest.fixture
 def browser(playwright: Playwright, edge: Edge, tmp_path: Path) -> Iterator[BrowserContext]:
     """A browser nobody has used before, and a front without a past."""
-    edge.pages.clear()
-    edge.seen.clear()
-    edge.troubles.clear()
+    edge.forget()
     browser = _launch(playwright, edge, tmp_path)
     yield browser
     browser.close()
-
-
-class _Log:
-    """What a page complains about: errors of scripts, and what the console says."""
-
-    def __init__(self, page: Page) -> None:
-        self.errors: list[str] = []
-        self.console: list[str] = []
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda message: self.console.append(message.text))
 
 
 def _open(browser: BrowserContext, edge: Edge, html: str, path: str = "/") -> Page:
@@ -149,7 +121,7 @@ def _events_of(stack: Stack, visitor: str, number: int) -> list[tuple[Any, ...]]
 
 def test_the_page_of_the_pulse_document(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
     page = _open(browser, edge, _PULSE_HTML, "/products")
-    log = _Log(page)
+    log = PageLog(page)
     session = page.evaluate("sessionStorage.pulse_session_id")
     rows = eventually(
         lambda: (
@@ -341,7 +313,7 @@ def test_a_policy_that_allows_only_the_scripts_origin(browser: BrowserContext, e
     }
     edge.pages["shop.example.com/"] = (_BOTH_HTML, headers)
     page = browser.new_page()
-    log = _Log(page)
+    log = PageLog(page)
     page.goto(f"{_SHOP}/")
     page.evaluate(f"{_INIT}; PULSE.trackPageView()")
     _posts(edge, 2)
@@ -359,7 +331,7 @@ def test_cookies_and_storage_blocked(
     browser = _launch(playwright, edge, tmp_path)
     try:
         page = _open(browser, edge, _BOTH_HTML)
-        log = _Log(page)
+        log = PageLog(page)
         blocked = "(() => { try { return sessionStorage.length } catch (error) { return error.name } })()"
         assert page.evaluate(blocked) == "SecurityError"
         page.evaluate(f"{_INIT}; PULSE.trackPageView(); PULSE.trackEvent('click')")
@@ -378,7 +350,7 @@ def test_cookies_and_storage_blocked(
 def test_in_a_frame_without_an_origin(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
     edge.pages["shop.example.com/framed"] = _PULSE_HTML
     page = _open(browser, edge, '<iframe sandbox="allow-scripts" src="/framed"></iframe>')
-    log = _Log(page)
+    log = PageLog(page)
     session = _posts(edge, 2)[1]["session_id"]
     stack.await_rows("select 1 from events where session_id = %s and name = 'user_signup'", session)
     assert log.errors == []
@@ -389,7 +361,7 @@ def test_nothing_is_thrown_into_the_page_and_nothing_else_is_defined(
 ) -> None:
     bare = _open(browser, edge, "<!DOCTYPE html><title>Bare</title>", "/bare")
     page = _open(browser, edge, _BOTH_HTML)
-    log = _Log(page)
+    log = PageLog(page)
     names = "Object.getOwnPropertyNames(window)"
     assert set(page.evaluate(names)) - set(bare.evaluate(names)) == {"PULSE", "datafly"}
     page.evaluate(
@@ -412,7 +384,7 @@ def test_nothing_is_thrown_into_the_page_and_nothing_else_is_defined(
 def test_a_page_without_a_key_is_told(browser: BrowserContext, edge: Edge) -> None:
     edge.pages["shop.example.com/"] = '<script src="https://data.example.com/datafly.js"></script>'
     page = browser.new_page()
-    log = _Log(page)
+    log = PageLog(page)
     page.goto(f"{_SHOP}/")
     page.evaluate("datafly.track('a')")
     assert log.errors == []

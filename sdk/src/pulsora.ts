@@ -1,0 +1,100 @@
+/** window.pulsora, after "REST API", as its core SDK has it: pageviews by itself; pageview, event, identify on call. */
+
+import { createOutbox } from "./outbox";
+import { attempt, type Fields, guarded, install, optedOut, originOf, sessionOfTab, watchPages } from "./page";
+
+interface Settings {
+  apiToken: string;
+  /** The whole address; without it the script's own origin is meant. */
+  endpoint?: string | undefined;
+  autoPageviews?: boolean;
+  honorOptOut?: unknown;
+}
+
+interface Page {
+  url?: string;
+  referrer?: string;
+  title?: string;
+}
+
+const SESSION_ITEM = "pulsora_session_id";
+
+install("pulsora", "data-token", (tag) => {
+  let settings: Settings | undefined;
+  let announce: ReturnType<typeof watchPages> | undefined;
+  const post = createOutbox(
+    {
+      name: "pulsora",
+      pack: ([{ path, key, body } = {} as never]) => ({
+        path,
+        body: `{"token":${JSON.stringify(key)},${body.slice(1)}`,
+      }),
+      most: 1,
+    },
+    () => announce?.(),
+  );
+
+  function write(type: string, data: Fields): void {
+    if (!settings) console.warn("pulsora.js: no data-token, no init");
+    if (!settings || optedOut(settings.honorOptOut)) return;
+    post(settings.endpoint ?? originOf(tag) + "/api/ingest", settings.apiToken, "", {
+      type,
+      // Null asks the service for one, which lasts a day and needs nothing of the browser.
+      data: { visitor_fingerprint: null, session_id: sessionOfTab(SESSION_ITEM), ...data, timestamp: Date.now() },
+    });
+  }
+
+  function pageview({ url = location.href, referrer = document.referrer, title = document.title }: Page = {}): void {
+    const { pathname, searchParams } = new URL(url, location.href);
+    write("pageview", {
+      url,
+      path: pathname,
+      referrer: referrer || undefined,
+      referrer_source: sourceOf(referrer),
+      title,
+      locale: navigator.language,
+      ...Object.fromEntries([...searchParams].filter(([name]) => name.startsWith("utm_"))),
+    });
+  }
+
+  /** The page before what happens on it. */
+  function send(type: string, data: Fields): void {
+    announce?.();
+    write(type, data);
+  }
+
+  function init(given: Settings): void {
+    if (settings) return;
+    settings = { ...given };
+    if (given.autoPageviews !== false) announce = watchPages(pageview);
+  }
+
+  const { token, endpoint, honorOptOut } = tag?.dataset ?? {};
+  if (token) init({ apiToken: token, endpoint, honorOptOut });
+
+  return {
+    init: guarded(init),
+    pageview: guarded((page?: Page) => {
+      announce?.();
+      pageview(page);
+    }),
+    event: guarded((name: string, fields?: Fields) =>
+      send("event", {
+        event_name: name,
+        event_data: fields,
+        url: location.href,
+        path: location.pathname,
+      }),
+    ),
+    identify: guarded((customer: string) => send("identify", { customer_id: customer })),
+    reset: guarded(() => sessionOfTab(SESSION_ITEM, true)),
+    getSessionId: () => sessionOfTab(SESSION_ITEM),
+    getVisitorFingerprint: async () => null,
+  };
+});
+
+/** The host that sent the visitor, when it is another's. */
+function sourceOf(referrer: string): string | undefined {
+  const host = attempt(() => new URL(referrer).hostname);
+  return host === location.hostname ? undefined : host?.replace(/^www\./, "");
+}
