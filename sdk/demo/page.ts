@@ -17,12 +17,14 @@ const pause = find("#pause");
 const held = find("#held");
 const state = find("#state");
 const announcement = find("#said");
+const latest = find("#latest");
 
 const plot = createPlot(find("#plot"), DIALECTS);
 const lines = createLines(find("#lines"), (number) => {
   held.textContent = number ? `${number} new` : "";
 });
 let awaitedUntil = 0;
+let listInSight = true;
 
 function count(dialect: string, verdict: Line["verdict"], number: number): void {
   const card = document.querySelector(`.dialect[data-dialect="${CSS.escape(dialect)}"]`);
@@ -46,6 +48,9 @@ follow({
     lines.add(line);
     count(line.dialect, line.verdict, 1);
     plot.count(line.dialect, Date.parse(line.received_at), 1);
+    latest.textContent = said(line);
+    latest.dataset["verdict"] = line.verdict;
+    latest.hidden = listInSight;
     if (performance.now() < awaitedUntil) {
       awaitedUntil = 0;
       announcement.textContent = said(line);
@@ -77,5 +82,15 @@ pause.addEventListener("click", () => {
   pause.setAttribute("aria-pressed", String(pausing));
   lines.hold(pausing);
 });
+
+// Where buttons fill a phone, who presses one sees what came of it all the same.
+new IntersectionObserver(
+  ([seen]) => {
+    listInSight = seen!.isIntersecting || seen!.boundingClientRect.top < 0;
+    latest.hidden = listInSight || !latest.textContent;
+  },
+  // A line's height above the foot.
+  { rootMargin: "0px 0px -100px" },
+).observe(find("#received"));
 
 begin();

@@ -3,7 +3,6 @@
 /** As much of uPlot, which has a script tag of its own, as is used here. */
 interface Plot {
   setData(columns: number[][]): void;
-  setScale(name: string, range: { min: number; max: number }): void;
   setSize(size: { width: number; height: number }): void;
   destroy(): void;
 }
@@ -49,14 +48,20 @@ export function createPlot(target: HTMLElement, dialects: readonly string[]): Ra
         height: HEIGHT,
         legend: { show: false },
         cursor: { show: false },
-        padding: [8, 0, 0, 0],
+        padding: [8, 14, 0, 0],
         scales: {
-          x: { time: true },
+          x: { time: false, range: [-BINS * BIN_SECONDS, BIN_SECONDS] },
           // One event alone is no peak.
           y: { range: (_: unknown, __: number, most: number) => [0, Math.max(4, most * 1.1)] },
         },
         axes: [
-          { ...axis, grid: { show: false }, space: 110, size: 24, values: (_: unknown, at: number[]) => at.map(clock) },
+          {
+            ...axis,
+            grid: { show: false },
+            size: 24,
+            splits: () => [-120, -90, -60, -30, 0],
+            values: () => ["", "90 s ago", "60 s", "30 s", "now"],
+          },
           { ...axis, grid, space: 36, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000] },
         ],
         series: [
@@ -74,7 +79,7 @@ export function createPlot(target: HTMLElement, dialects: readonly string[]): Ra
     );
   }
 
-  /** Times, and for each dialect what is to be drawn up to: its own events and those of all that come after. */
+  /** Seconds from now, and for each dialect what is to be drawn up to: its own events and those of all after it. */
   function columns(): number[][] {
     const last = Math.floor(Date.now() / 1000 / BIN_SECONDS);
     const numbers = Array.from({ length: BINS + 1 }, (_, index) => last - BINS + index);
@@ -82,7 +87,7 @@ export function createPlot(target: HTMLElement, dialects: readonly string[]): Ra
     const stacked = [...bins]
       .reverse()
       .map((bin) => (above = numbers.map((number, index) => above[index]! + (bin.get(number) ?? 0))));
-    return [numbers.map((number) => number * BIN_SECONDS), ...stacked.reverse()];
+    return [numbers.map((number) => (number - last) * BIN_SECONDS), ...stacked.reverse()];
   }
 
   function draw(): void {
@@ -92,9 +97,7 @@ export function createPlot(target: HTMLElement, dialects: readonly string[]): Ra
     if (document.visibilityState === "hidden") return;
     const first = Math.floor(Date.now() / 1000 / BIN_SECONDS) - BINS;
     for (const bin of bins) for (const number of bin.keys()) if (number < first) bin.delete(number);
-    const drawn = columns();
-    plot.setData(drawn);
-    plot.setScale("x", { min: drawn[0]![0]!, max: drawn[0]![BINS]! + BIN_SECONDS });
+    plot.setData(columns());
   }
 
   function makeAnew(): void {
@@ -120,8 +123,4 @@ export function createPlot(target: HTMLElement, dialects: readonly string[]): Ra
       }
     },
   };
-}
-
-function clock(seconds: number): string {
-  return new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 }

@@ -170,14 +170,20 @@
           height: HEIGHT,
           legend: { show: false },
           cursor: { show: false },
-          padding: [8, 0, 0, 0],
+          padding: [8, 14, 0, 0],
           scales: {
-            x: { time: true },
+            x: { time: false, range: [-BINS * BIN_SECONDS, BIN_SECONDS] },
             // One event alone is no peak.
             y: { range: (_, __, most) => [0, Math.max(4, most * 1.1)] }
           },
           axes: [
-            { ...axis, grid: { show: false }, space: 110, size: 24, values: (_, at) => at.map(clock) },
+            {
+              ...axis,
+              grid: { show: false },
+              size: 24,
+              splits: () => [-120, -90, -60, -30, 0],
+              values: () => ["", "90 s ago", "60 s", "30 s", "now"]
+            },
             { ...axis, grid, space: 36, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3] }
           ],
           series: [
@@ -199,7 +205,7 @@
       const numbers = Array.from({ length: BINS + 1 }, (_, index) => last - BINS + index);
       let above = numbers.map(() => 0);
       const stacked = [...bins].reverse().map((bin) => above = numbers.map((number, index) => above[index] + (bin.get(number) ?? 0)));
-      return [numbers.map((number) => number * BIN_SECONDS), ...stacked.reverse()];
+      return [numbers.map((number) => (number - last) * BIN_SECONDS), ...stacked.reverse()];
     }
     function draw() {
       clearTimeout(timer);
@@ -208,9 +214,7 @@
       if (document.visibilityState === "hidden") return;
       const first = Math.floor(Date.now() / 1e3 / BIN_SECONDS) - BINS;
       for (const bin of bins) for (const number of bin.keys()) if (number < first) bin.delete(number);
-      const drawn = columns();
-      plot2.setData(drawn);
-      plot2.setScale("x", { min: drawn[0][0], max: drawn[0][BINS] + BIN_SECONDS });
+      plot2.setData(columns());
     }
     function makeAnew() {
       plot2.destroy();
@@ -233,9 +237,6 @@
         }
       }
     };
-  }
-  function clock(seconds) {
-    return new Date(seconds * 1e3).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
   }
 
   // demo/sending.ts
@@ -307,11 +308,13 @@
   var held = find("#held");
   var state = find("#state");
   var announcement = find("#said");
+  var latest = find("#latest");
   var plot = createPlot(find("#plot"), DIALECTS);
   var lines = createLines(find("#lines"), (number) => {
     held.textContent = number ? `${number} new` : "";
   });
   var awaitedUntil = 0;
+  var listInSight = true;
   function count(dialect, verdict, number) {
     const card = document.querySelector(`.dialect[data-dialect="${CSS.escape(dialect)}"]`);
     if (!card) return;
@@ -332,6 +335,9 @@
       lines.add(line);
       count(line.dialect, line.verdict, 1);
       plot.count(line.dialect, Date.parse(line.received_at), 1);
+      latest.textContent = said(line);
+      latest.dataset["verdict"] = line.verdict;
+      latest.hidden = listInSight;
       if (performance.now() < awaitedUntil) {
         awaitedUntil = 0;
         announcement.textContent = said(line);
@@ -360,5 +366,13 @@
     pause.setAttribute("aria-pressed", String(pausing));
     lines.hold(pausing);
   });
+  new IntersectionObserver(
+    ([seen]) => {
+      listInSight = seen.isIntersecting || seen.boundingClientRect.top < 0;
+      latest.hidden = listInSight || !latest.textContent;
+    },
+    // A line's height above the foot.
+    { rootMargin: "0px 0px -100px" }
+  ).observe(find("#received"));
   begin();
 })();
