@@ -67,9 +67,9 @@ class Tails:
 
         Raises CoreError: FIELD_INVALID, OVERLOADED; while read, STORAGE_UNAVAILABLE and OVERLOADED too.
         """
-        missed = _cursors_behind(request)
         now_id = _first_id_at(int(self._clock().timestamp() * 1000))
-        wanted = _Wanted(request, first_id=now_id if missed is None else "")
+        missed, first_id = _beginning(request, now_id)
+        wanted = _Wanted(request, first_id)
         feed = self._feeds.get(source_id)
         if feed is None or feed.ended:
             # What was received a moment ago may be still on its way to its table, where the look at what was
@@ -294,14 +294,15 @@ def _token_of(cursors: list[_Cursor]) -> str:
     return base64.urlsafe_b64encode(ids).decode()
 
 
-def _cursors_behind(request: TailEventsRequest) -> list[_Cursor] | None:
-    """Give where what the caller missed begins; None when it asks for nothing before now."""
+def _beginning(request: TailEventsRequest, now_id: str) -> tuple[list[_Cursor] | None, str]:
+    """Give where to look for what the caller missed (None: nowhere), and the first id it wants to see."""
     if request.resume_token:
-        return _cursors_of(request.resume_token)
+        return _cursors_of(request.resume_token), ""
     if request.HasField("received_from"):
-        first_id = _first_id_at(min(request.received_from.ToMilliseconds(), _END_OF_TIME_MS))
-        return [_Cursor(first_id) for _ in _ITEMS]
-    return None
+        ms = min(request.received_from.ToMilliseconds(), _END_OF_TIME_MS)
+        first_id = min(_first_id_at(ms), now_id)
+        return [_Cursor(first_id) for _ in _ITEMS], first_id
+    return None, now_id
 
 
 def _cursors_of(token: str) -> list[_Cursor]:

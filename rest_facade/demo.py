@@ -60,7 +60,7 @@ class _Doorkeeper:
 
     def admits(self, req: Request, resp: Response) -> bool:
         """Tell whether to answer; where not, it is answered."""
-        resp.set_header("X-Request-Id", sane_request_id(req.get_header("X-Request-Id")))
+        resp.set_header("X-Request-Id", _request_id(req))
         host = (req.get_header("Host") or "").lower()
         if self._is_local and not is_plain_localhost(f"http://{host}"):
             _refuse(resp, 403, "This page is for this machine only: open it by localhost or 127.0.0.1")
@@ -71,8 +71,20 @@ class _Doorkeeper:
         return False
 
 
-class _FileResource:
-    allowed_methods = "GET, HEAD"
+class _Asked:
+    """What both kinds of resource share."""
+
+    allowed_methods: str
+
+    async def on_options(self, req: Request, resp: Response) -> None:
+        """Say which methods there are."""
+        resp.status = 204
+        resp.set_header("Allow", self.allowed_methods)
+        resp.set_header("X-Request-Id", _request_id(req))
+
+
+class _FileResource(_Asked):
+    allowed_methods = "GET, HEAD, OPTIONS"
 
     def __init__(self, doorkeeper: _Doorkeeper, metrics: EndpointMetrics, file: BuiltFile) -> None:
         self._doorkeeper = doorkeeper
@@ -87,10 +99,10 @@ class _FileResource:
     on_head = on_get
 
 
-class _EventsResource:
+class _EventsResource(_Asked):
     """What happens in the demo sources, as server-sent events."""
 
-    allowed_methods = "GET"
+    allowed_methods = "GET, OPTIONS"
 
     def __init__(
         self,
@@ -162,6 +174,10 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _request_id(req: Request) -> str:
+    return sane_request_id(req.get_header("X-Request-Id"))
 
 
 def _refuse(resp: Response, status: int, message: str) -> int:

@@ -9,7 +9,8 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from polylect.v1 import error_reason_pb2 as reasons
@@ -64,9 +65,10 @@ class Feed:
         `receive` is the request's: it tells when the browser is gone.
         """
         self._begun = [asyncio.get_running_loop().create_future() for _ in self._keys]
-        work = [self._follow(number) for number in range(len(self._keys))]
+        follows = [partial(self._follow, number) for number in range(len(self._keys))]
         self._tasks = [
-            asyncio.create_task(self._until_end(each)) for each in (*work, _gone(receive), self._tick())
+            asyncio.create_task(self._until_end(work))
+            for work in (*follows, partial(_gone, receive), self._tick)
         ]
         await asyncio.gather(*self._begun)
 
@@ -91,9 +93,9 @@ class Feed:
         while (held := await self._lines.get()) is not None:
             yield held
 
-    async def _until_end(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _until_end(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except CoreRefusal as refusal:
             for begun in self._begun:
                 if not begun.done():
