@@ -7,8 +7,8 @@ LOCK := uv pip compile --quiet --universal --generate-hashes --python-version 3.
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help install lock proto proto-check sdk sdk-check fmt lint types test test-unit test-conformance test-contract \
-	test-architecture test-system migrate run send grpcurl bench bench-query check clean
+.PHONY: help install lock proto proto-check sdk sdk-check sdk-test fmt lint types test test-unit test-conformance \
+	test-contract test-architecture test-system test-clients migrate run send grpcurl bench bench-query check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,9 +35,10 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 
 install: $(VENV)/.run ## Make .venv with what running needs; other targets add what they need
 
-lock: ## Renew requirements/*.txt from pyproject.toml (needs uv)
+lock: ## Renew requirements/*.txt (needs uv)
 	$(LOCK) pyproject.toml requirements/build.in -o requirements/run.txt
 	$(LOCK) --extra dev pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/dev.txt
+	$(LOCK) requirements/clients.in -o requirements/clients.txt
 
 # The contract.
 
@@ -59,6 +60,9 @@ sdk: sdk/node_modules/.made ## Build the browser scripts (needs Node)
 sdk-check: sdk/node_modules/.made ## Compare the browser scripts with what their sources give (needs Node)
 	cd sdk && npm run --silent check
 
+sdk-test: sdk/node_modules/.made ## Run the unit tests of the browser scripts (needs Node)
+	cd sdk && npm run --silent test
+
 # Code.
 
 fmt: $(VENV)/.dev ## Format code and protos
@@ -73,10 +77,10 @@ lint: $(VENV)/.dev ## Check style
 types: $(VENV)/.dev ## Check types (mypy strict)
 	$(BIN)/mypy
 
-test: $(VENV)/.dev ## Run all tests; test-unit, -conformance, -contract, -architecture, -system: some
+test: $(VENV)/.dev ## Run all tests; test-unit, -conformance, -contract, -architecture, -system, -clients: some
 	$(BIN)/python -m pytest
 
-test-unit test-conformance test-contract test-architecture test-system: test-%: $(VENV)/.dev
+test-unit test-conformance test-contract test-architecture test-system test-clients: test-%: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/$*
 
 check: $(VENV)/.dev ## Run what CI runs

@@ -22,7 +22,7 @@ from rest_facade.core_link import CoreLink, read_tls
 from rest_facade.demo import DemoPage, is_loopback
 from rest_facade.dialects import DIALECTS
 from rest_facade.endpoint import PixelEndpoint, PostEndpoint, TakesEvents
-from rest_facade.face import Clock, Face, Now, now_by
+from rest_facade.face import Clock, Face, Now, is_preflight, now_by
 from rest_facade.health import HealthResource, MetricsResource, ReadyResource
 from rest_facade.lean_falcon import App, Request, Response
 from rest_facade.metrics import Metrics
@@ -200,7 +200,12 @@ class _EverythingElse:
     ) -> None:
         """Answer an unknown path, or a method the path has not: nothing else is raised as HTTPError."""
         route = self._routes.get(req.path)
-        if route is None:
+        face = self._nearest_face(req.path)
+        if route is None and req.method == "OPTIONS" and face and is_preflight(face.read_caller(req)):
+            # Refused, it would hide the 404 to come from the script, which then repeats what it should drop.
+            methods = ", ".join(face.dialect.cors.methods)
+            await face.answer_options(req, resp, self._metrics.of(face.dialect.name, ""), methods)
+        elif route is None:
             await self._refuse(req, resp, reasons.ERROR_REASON_NOT_FOUND, 404, "Not found")
         else:
             await self._refuse(req, resp, reasons.ERROR_REASON_METHOD_NOT_ALLOWED, 405, "Method not allowed")

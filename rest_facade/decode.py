@@ -163,7 +163,7 @@ class Decoder:
         for event in events:
             item = request.items.add(raw=event)
             try:
-                members, cleaned = _batched_members(batch, event, shared)
+                members, cleaned = _batched_members(batch, event, shared, self._body_credential)
             except ShapeError as error:
                 _reject(item, error, arrival, request)
                 continue
@@ -180,7 +180,7 @@ class Decoder:
             raise _not_replayed()
         beside = body_json.read_members(kept.envelope) if kept.envelope else {}
         shared, sanitized, _ = _shared_members(beside)
-        members, cleaned = _batched_members(batch, raw, shared)
+        members, cleaned = _batched_members(batch, raw, shared, self._body_credential)
         item = request.items.add(raw=raw)
         self._fill_item(
             self._fill_batched, members, item, arrival, sanitized=sanitized or cleaned, request=request
@@ -301,7 +301,7 @@ def _events_of(batch: Batch, envelope: Envelope) -> list[bytes]:
     return events
 
 
-def _batched_members(batch: Batch, event: bytes, shared: Json) -> tuple[Json, bool]:
+def _batched_members(batch: Batch, event: bytes, shared: Json, key: Credential | None) -> tuple[Json, bool]:
     if batch.max_event_bytes and len(event) > batch.max_event_bytes:
         raise ShapeError(
             reasons.ERROR_REASON_EVENT_TOO_LARGE, f"An event may have at most {batch.max_event_bytes} bytes"
@@ -309,6 +309,8 @@ def _batched_members(batch: Batch, event: bytes, shared: Json) -> tuple[Json, bo
     members, sanitized = body_json.read(event, levels_above=2)
     if type(members) is not dict:
         raise ShapeError(reasons.ERROR_REASON_FIELD_INVALID, "An event must be a JSON object")
+    if key:  # One published client repeats it in every event.
+        members.pop(key.name, None)
     return ({**shared, **members} if shared else members), sanitized
 
 

@@ -11,7 +11,7 @@ from rest_facade.address import is_plain_localhost
 from rest_facade.body import BodyReader, ClientGone
 from rest_facade.caller import Caller
 from rest_facade.coalescer import Coalescer
-from rest_facade.cookies import CookieJar
+from rest_facade.cookies import CookieJar, Visitor
 from rest_facade.core_refusal import CoreRefusal
 from rest_facade.decode import Arrival, Decoder
 from rest_facade.face import Face
@@ -70,13 +70,19 @@ class TakesEvents:
         """Answer a preflight, or say which methods there are."""
         await self.face.answer_options(req, resp, self.metrics, self.allowed_methods)
 
+    def _visitor(self, caller: Caller) -> Visitor | None:
+        visitor = self._jar.read(caller.headers) if self._jar else None
+        if visitor and not visitor.known and self._endpoint.batch and not caller.origin:
+            # A server's: its events are many visitors', and with one cookie they would be one.
+            return None
+        return visitor
+
     async def take(self, req: Request, resp: Response) -> None:
         """Take one request's events and answer what became of them."""
         face = self.face
         received_us = face.now_us()
         caller = face.read_caller(req)
-        jar = self._jar
-        visitor = jar.read(caller.headers) if jar else None
+        jar, visitor = self._jar, self._visitor(caller)
         request = ClientRequest()
         try:
             body = await self._reader.read(req.receive, caller.headers)

@@ -34,6 +34,11 @@ def now_by(clock: Clock | None) -> Now:
     return lambda: round(clock().timestamp() * 1_000_000)
 
 
+def is_preflight(caller: Caller) -> bool:
+    """Tell whether an OPTIONS is a browser's question before another request."""
+    return bool(caller.origin) and "access-control-request-method" in caller.headers
+
+
 class Face:
     """Sends one dialect's answers."""
 
@@ -60,7 +65,7 @@ class Face:
     ) -> None:
         """Answer a preflight, or say which methods a path has."""
         caller = self.read_caller(request)
-        if not caller.origin or "access-control-request-method" not in caller.headers:
+        if not is_preflight(caller):
             answer = Answer(204, {"allow": allowed_methods}, b"")
             self.send(response, answer, caller, await self._surely_allows(caller))
             metrics.count_answer(204)

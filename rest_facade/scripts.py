@@ -1,4 +1,4 @@
-"""GET /tracker.js and its like, with source maps: browser scripts, for any site to load."""
+"""GET /tracker.js, /datafly.js, /apex.js, /pulsora.js and their source maps: for any site to load."""
 
 from rest_facade.built_files import BuiltFile
 from rest_facade.face import Face

@@ -124,7 +124,7 @@ def _grouping(question: GetStatsRequest) -> _Columns:
 def _facts(question: GetStatsRequest) -> _Columns:
     """Select what the metric needs of each event."""
     if question.metric == STATS_METRIC_UNIQUE_USERS:
-        return [user_id().label("user_id"), visitor().label("visitor")]
+        return [user_id(of_many=True).label("user_id"), visitor().label("visitor")]
     if question.metric == STATS_METRIC_EVENT_COUNT_BY_TYPE:
         return [events.c.kind, type_name().label("name")]
     if question.metric == STATS_METRIC_CONVERSION_RATE:

@@ -21,7 +21,7 @@ from storage.rollup_events import fold_events
 from storage.rollup_sessions import fold_sessions
 from storage.rollup_users import fold_users
 from storage.schema import events
-from storage.sessions import client_session, windowed_session
+from storage.sessions import is_windowed, session_key
 
 # Some 0.5 s.
 _EVENTS_AT_ONCE = 50_000
@@ -146,7 +146,6 @@ def _fold(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _taking() -> tuple[bytes, dict[str, Any]]:
-    windowed = windowed_session()
     columns: dict[str, ColumnElement[Any]] = {
         "source_id": events.c.source_id,
         "site_id": func.coalesce(events.c.provenance_site_id, ""),
@@ -162,9 +161,9 @@ def _taking() -> tuple[bytes, dict[str, Any]]:
         "anonymous_id": events.c.anonymous_id,
         "cookie_id": events.c.cookie_id,
         "own_user_id": events.c.user_id,
-        "user_id": user_id(),
-        "session": func.coalesce(windowed, client_session()),
-        "windowed": windowed.is_not(None),
+        "user_id": user_id(of_many=False),
+        "session": session_key(),
+        "windowed": is_windowed(),
     }
     text, parameters = compiled(select(*columns.values()))
     return f"{_TAKE} INSERT INTO fresh ({', '.join(columns)}) {text} {_ASKED}".encode(), parameters

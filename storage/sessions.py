@@ -30,6 +30,7 @@ WINDOW: Final = timedelta(minutes=30)
 
 # Two kinds of id never mean one visitor: each is hashed with its mark. 16 bytes, whatever the id's length.
 _VISITOR, _USER, _SESSION, _CLIENTS = "v", "u", "s", "c"
+_IDENTITIES = (events.c.anonymous_id, events.c.cookie_id, events.c.user_id)
 _SITE_FOLLOWS = "\x1f"
 _WINDOWED_DIALECT = "pulsora"
 
@@ -93,23 +94,34 @@ def _visitor() -> ColumnElement[Any]:
     )
 
 
-def windowed_session() -> ColumnElement[Any]:
-    """Give a uuid that all events share whose sessions are told apart by pauses; NULL for any other event."""
+def is_windowed() -> ColumnElement[bool]:
+    """Tell whether pauses tell the sessions of an event's `session_key` apart."""
+    return or_(
+        and_(events.c.session_id.is_(None), func.coalesce(*_IDENTITIES).is_not(None)),
+        and_(events.c.session_id.is_not(None), events.c.provenance_dialect == _WINDOWED_DIALECT),
+    )
+
+
+def session_key() -> ColumnElement[Any]:
+    """Give a uuid that all events of a session share, and of a visitor where pauses tell sessions apart.
+
+    NULL for an event in no session.
+    """
     is_pulsoras = events.c.provenance_dialect == _WINDOWED_DIALECT
     return case(
         (events.c.session_id.is_(None), _visitor()),
         (is_pulsoras, _hash_of(_SESSION, events.c.session_id)),
+        else_=_hash_of(_CLIENTS, events.c.session_id),
     )
+
+
+def windowed_session() -> ColumnElement[Any]:
+    """Give the `session_key` where pauses tell sessions apart; NULL for any other event."""
+    return case((is_windowed(), session_key()))
 
 
 def _started_at(visitor: ColumnElement[Any]) -> ColumnElement[datetime]:
     return func.polylect_session_start(events.c.source_id, visitor, events.c.occurred_at)
-
-
-def client_session() -> ColumnElement[Any]:
-    """Give a uuid of the session an event is in by the client's word alone; NULL for any other event."""
-    is_clients = and_(windowed_session().is_(None), events.c.session_id.is_not(None))
-    return case((is_clients, _hash_of(_CLIENTS, events.c.session_id)))
 
 
 def session_id_when_read() -> Label[str]:

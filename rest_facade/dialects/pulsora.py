@@ -51,7 +51,6 @@ from rest_facade.vocabulary import (
 )
 
 _WORDING = Wording(missing="The data.{field} field is required.", invalid="The data.{field} field {problem}.")
-
 # @pulsora/core 1.0.1 sends null here and leaves the fingerprint to the service.
 _VISITOR = Field("visitor_fingerprint", "anonymous_id", identifier, required=True, null=OnNull.FINGERPRINT)
 _SESSION = Field("session_id", "session_id", identifier, required=True)

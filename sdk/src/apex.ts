@@ -1,27 +1,22 @@
 /** window.apex, after "Events API", snippet format: pageviews, outbound clicks and forms by itself; track on call. */
 
 import { readForm } from "./form";
-import { createOutbox } from "./outbox";
+import { createOutbox, type Manner } from "./outbox";
 import { attempt, type Fields, guarded, install, on, optedOut, originOf, uuid, watchPages } from "./page";
-
-const YEAR_SECONDS = 31_536_000;
 
 install("apex", "data-project-key", (tag) => {
   const { projectKey: key, honorOptOut } = tag?.dataset ?? {};
   const to = originOf(tag);
-  const silent = !key || optedOut(honorOptOut);
-  const post = createOutbox(
-    {
-      name: "apex",
-      pack: (parcels) => {
-        const bodies = parcels.map(({ body }) => body).join();
-        const rest = parcels.length > 1 ? `"events":[${bodies}]}` : bodies.slice(1);
-        return { path: "/api/events", body: `{"projectKey":${JSON.stringify(parcels[0]!.key)},${rest}` };
-      },
-      most: 50,
+  const manner: Manner = {
+    name: "apex",
+    pack: (parcels) => {
+      const bodies = parcels.map(({ body }) => body).join();
+      const rest = parcels.length > 1 ? `"events":[${bodies}]}` : bodies.slice(1);
+      return { path: "/api/events", body: `{"projectKey":${JSON.stringify(parcels[0]!.key)},${rest}` };
     },
-    () => announce(),
-  );
+    most: 50,
+  };
+  const post = key && !optedOut(honorOptOut) && createOutbox(manner, () => announce());
   const announce = watchPages(({ url, referrer }) => write("pageview", url, { referrer: referrer || undefined }));
   let visitorId = "";
 
@@ -32,13 +27,13 @@ install("apex", "data-project-key", (tag) => {
     const kept = attempt(() => document.cookie.match(/(?:^|; )_apex_vid=(v_[\w-]+)/)?.[1]);
     visitorId = kept || visitorId || "v_" + uuid();
     attempt(() => {
-      document.cookie = `_apex_vid=${visitorId};Path=/;Max-Age=${YEAR_SECONDS};SameSite=Lax`;
+      document.cookie = `_apex_vid=${visitorId};Path=/;Max-Age=31536000;SameSite=Lax`;
     });
     return visitorId;
   }
 
   function write(type: string, url: string, fields: Fields): void {
-    if (silent) return;
+    if (!post) return;
     post(to, key!, "", {
       type,
       visitorId: visitor(),

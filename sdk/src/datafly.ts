@@ -1,6 +1,6 @@
 /** window.datafly, after "HTTP Endpoints": page events by itself; track, page, identify, group on call. */
 
-import { createOutbox } from "./outbox";
+import { createOutbox, type Manner } from "./outbox";
 import { type Fields, guarded, install, optedOut, originOf, uuid, type Visit, watchPages } from "./page";
 
 declare const VERSION: string;
@@ -8,21 +8,18 @@ declare const VERSION: string;
 install("datafly", "data-pipeline-key", (tag) => {
   const { pipelineKey: key, honorOptOut } = tag?.dataset ?? {};
   const to = originOf(tag);
-  const silent = !key || optedOut(honorOptOut);
-  const post = createOutbox(
-    {
-      name: "datafly",
-      pack: (parcels) =>
-        parcels.length > 1
-          ? { path: "/v1/batch", body: `{"batch":[${parcels.map(({ body }) => body).join()}]}` }
-          : parcels[0]!,
-      most: 50,
-      keyParameter: "wk",
-      credentials: "include",
-      idempotent: true,
-    },
-    () => announce(),
-  );
+  const manner: Manner = {
+    name: "datafly",
+    pack: (parcels) =>
+      parcels.length > 1
+        ? { path: "/v1/batch", body: `{"batch":[${parcels.map(({ body }) => body).join()}]}` }
+        : parcels[0]!,
+    most: 50,
+    keyParameter: "wk",
+    credentials: "include",
+    idempotent: true,
+  };
+  const post = key && !optedOut(honorOptOut) && createOutbox(manner, () => announce());
   const announce = watchPages((visit) => write("p", { type: "page", properties: page(visit) }, visit));
 
   if (!key) console.warn("datafly.js: no data-pipeline-key");
@@ -33,7 +30,7 @@ install("datafly", "data-pipeline-key", (tag) => {
   }
 
   function write(path: string, event: Fields, visit: Visit): void {
-    if (silent) return;
+    if (!post) return;
     post(to, key!, "/v1/" + path, {
       ...event,
       context: {

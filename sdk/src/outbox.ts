@@ -11,19 +11,22 @@ import { createShelf, type Parcel } from "./shelf";
 
 export type { Parcel } from "./shelf";
 
-/** What waits at most, in events and UTF-16 units; beyond it the oldest is given up. */
-const MAX_WAITING = 100;
-const MAX_WAITING_UNITS = 200_000;
-/** A request with more than one event has no more units than this. */
-const MAX_BATCH_UNITS = 20_000;
-/** Browsers refuse more than 64 KiB under way at once that are to outlive the page. */
-const MAX_KEEPALIVE_BYTES = 60_000;
-/** After so many errors over one event it is given up. */
-const MAX_TRIES = 10;
-const FIRST_PAUSE_MS = 1_000;
-/** And how often the shelf's date is renewed. */
-const LONGEST_PAUSE_MS = 60_000;
-const TIMEOUT_MS = 30_000;
+// An enum, because its members stand in the built script as the numbers they are.
+const enum Limit {
+  /** What waits at most, in events and in UTF-16 units; beyond it the oldest is given up. */
+  Waiting = 250,
+  WaitingUnits = 200_000,
+  /** A request with more than one event has no more units than this. */
+  BatchUnits = 20_000,
+  /** Browsers refuse more than 64 KiB under way at once that are to outlive the page. */
+  KeepaliveBytes = 60_000,
+  /** After so many errors over one event it is given up. */
+  Tries = 10,
+  FirstPauseMs = 1_000,
+  /** And how often the shelf's date is renewed. */
+  LongestPauseMs = 60_000,
+  TimeoutMs = 30_000,
+}
 
 /** How a dialect is spoken. */
 export interface Manner {
@@ -70,7 +73,7 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
     wake();
     waiting.splice(first ? 0 : waiting.length, 0, ...parcels);
     let units = waiting.reduce((sum, { body }) => sum + body.length, 0);
-    while (waiting.length > MAX_WAITING || (units > MAX_WAITING_UNITS && waiting.length > 1)) {
+    while (waiting.length > Limit.Waiting || (units > Limit.WaitingUnits && waiting.length > 1)) {
       units -= waiting.shift()!.body.length;
     }
     save();
@@ -82,7 +85,7 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
     if (underWay.size || !waiting.length) return;
     const pause = Math.max(pausedUntil - performance.now(), shelf.forbiddenUntil() - Date.now());
     if (pause <= 0) deliver();
-    else timer = setTimeout(() => keep([]), Math.min(pause, LONGEST_PAUSE_MS));
+    else timer = setTimeout(() => keep([]), Math.min(pause, Limit.LongestPauseMs));
   }
 
   /** Take what may share a request. Over what an error came goes alone: one event may be the cause. */
@@ -91,7 +94,7 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
     let units = 0;
     const number = waiting.findIndex(
       (one, index) =>
-        (units += one.body.length) > MAX_BATCH_UNITS ||
+        (units += one.body.length) > Limit.BatchUnits ||
         one.to !== to ||
         one.key !== key ||
         index >= (tries ? 1 : manner.most),
@@ -104,7 +107,7 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
     const parcels = take();
     const { path, body } = manner.pack(parcels);
     const bytes = new Blob([body]).size;
-    const keepalive = bytesUnderWay + bytes <= MAX_KEEPALIVE_BYTES;
+    const keepalive = bytesUnderWay + bytes <= Limit.KeepaliveBytes;
     if (lasting && !keepalive) {
       waiting.unshift(...parcels);
       return false;
@@ -132,10 +135,10 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
     // Those that were let go of are another's now.
     const ours = parcels.filter((one) => underWay.delete(one));
     if (again) {
-      const pause = Math.min(FIRST_PAUSE_MS * 2 ** failures++, LONGEST_PAUSE_MS);
+      const pause = Math.min(Limit.FirstPauseMs * 2 ** failures++, Limit.LongestPauseMs);
       pausedUntil = performance.now() + pause * (0.5 + Math.random() / 2);
     } else failures = pausedUntil = 0;
-    keep(again ? ours.filter(({ tries }) => tries < MAX_TRIES) : [], true);
+    keep(again ? ours.filter(({ tries }) => tries < Limit.Tries) : [], true);
   }
 
   /** Send. Gives no response where none can be had; throws where it wasn't sent, or nobody knows. */
@@ -153,7 +156,7 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
         body,
         credentials,
         keepalive,
-        signal: AbortSignal.timeout?.(TIMEOUT_MS) ?? null,
+        signal: AbortSignal.timeout?.(Limit.TimeoutMs) ?? null,
       });
     } catch (error) {
       // The page took it away.
@@ -167,7 +170,7 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
   function obey(retryAfter: string | null): string | null {
     const ms = +retryAfter! * 1_000 || Date.parse(retryAfter!) - Date.now();
     // All clients were told the same moment; they need not come in the same instant.
-    if (ms > 0) shelf.forbid(Date.now() + ms + Math.random() * FIRST_PAUSE_MS);
+    if (ms > 0) shelf.forbid(Date.now() + ms + Math.random() * Limit.FirstPauseMs);
     return retryAfter;
   }
 

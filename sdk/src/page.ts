@@ -70,10 +70,10 @@ export function originOf(tag: HTMLScriptElement | null): string {
   return new URL(tag?.src || location.href).origin;
 }
 
-/** Tell whether the visitor's browser says "don't track me" and the site wants that honoured. */
+/** Tell whether the visitor's browser says "don't track me" and the site, by a setting or attribute, honours it. */
 export function optedOut(honoured: unknown): boolean {
   const { doNotTrack, globalPrivacyControl } = navigator as Navigator & { globalPrivacyControl?: boolean };
-  return !!honoured && honoured !== "false" && (globalPrivacyControl === true || doNotTrack === "1");
+  return /^(true)?$/.test(`${honoured}`) && (globalPrivacyControl === true || doNotTrack === "1");
 }
 
 /** Make a UUIDv4; crypto.randomUUID is missing on pages without TLS. */

@@ -1,6 +1,6 @@
 /** window.pulsora, after "REST API", as its core SDK has it: pageviews by itself; pageview, event, identify on call. */
 
-import { createOutbox } from "./outbox";
+import { createOutbox, type Manner, type Post } from "./outbox";
 import { attempt, type Fields, guarded, install, optedOut, originOf, sessionOfTab, watchPages } from "./page";
 
 interface Settings {
@@ -17,27 +17,24 @@ interface Page {
   title?: string;
 }
 
+const MANNER: Manner = {
+  name: "pulsora",
+  pack: (parcels) => {
+    const { path, key, body } = parcels[0]!;
+    return { path, body: `{"token":${JSON.stringify(key)},${body.slice(1)}` };
+  },
+  most: 1,
+};
 const SESSION_ITEM = "pulsora_session_id";
 
 install("pulsora", "data-token", (tag) => {
   let settings: Settings | undefined;
   let announce: ReturnType<typeof watchPages> | undefined;
-  const post = createOutbox(
-    {
-      name: "pulsora",
-      pack: ([{ path, key, body } = {} as never]) => ({
-        path,
-        body: `{"token":${JSON.stringify(key)},${body.slice(1)}`,
-      }),
-      most: 1,
-    },
-    () => announce?.(),
-  );
+  let post: Post | undefined;
 
   function write(type: string, data: Fields): void {
     if (!settings) console.warn("pulsora.js: no data-token, no init");
-    if (!settings || optedOut(settings.honorOptOut)) return;
-    post(settings.endpoint ?? originOf(tag) + "/api/ingest", settings.apiToken, "", {
+    post?.(settings!.endpoint ?? originOf(tag) + "/api/ingest", settings!.apiToken, "", {
       type,
       // Null asks the service for one, which lasts a day and needs nothing of the browser.
       data: { visitor_fingerprint: null, session_id: sessionOfTab(SESSION_ITEM), ...data, timestamp: Date.now() },
@@ -66,6 +63,7 @@ install("pulsora", "data-token", (tag) => {
   function init(given: Settings): void {
     if (settings) return;
     settings = { ...given };
+    if (!optedOut(given.honorOptOut)) post = createOutbox(MANNER, () => announce?.());
     if (given.autoPageviews !== false) announce = watchPages(pageview);
   }
 

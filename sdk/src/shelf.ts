@@ -22,15 +22,15 @@ export interface Parcel {
   tries: number;
 }
 
-/** Nobody is silent for so long with something on the shelf, but who sleeps or is dead. */
-const LEASE_MS = 300_000;
-/** The service knows a message again for 7 days by default: none is repeated as late as that. */
-const MAX_AGE_MS = 5 * 86_400_000;
-/** A process may see another's removal of an item a little later: until then nobody else looks. */
-const SETTLE_MS = 500;
-const LONGEST_PAUSE_MS = 86_400_000;
-
-export type Shelf = ReturnType<typeof createShelf>;
+const enum Span {
+  /** Nobody is silent for so long with something on the shelf, but who sleeps or is dead. */
+  LeaseMs = 300_000,
+  /** The service knows a message again for 7 days by default: none is repeated as late as that. */
+  MaxAgeMs = 5 * 86_400_000,
+  /** A process may see another's removal of an item a little later: until then nobody else looks. */
+  SettleMs = 500,
+  LongestPauseMs = 86_400_000,
+}
 
 /** Make a page's shelf; `name` is the script's. */
 export function createShelf(name: string) {
@@ -53,8 +53,8 @@ export function createShelf(name: string) {
       let held: unknown;
       attempt(() => {
         const [date, parcels] = JSON.parse(localStorage.getItem(item)!) as [number, Parcel[]];
-        held = Math.abs(Date.now() - date) < LEASE_MS;
-        if (!held) found.push(...parcels.filter((one) => one.body.length && Date.now() - one.at < MAX_AGE_MS));
+        held = Math.abs(Date.now() - date) < Span.LeaseMs;
+        if (!held) found.push(...parcels.filter((one) => one.body.length && Date.now() - one.at < Span.MaxAgeMs));
       });
       if (!held) localStorage.removeItem(item);
     }
@@ -80,7 +80,7 @@ export function createShelf(name: string) {
 
     /** Whether another page took it all over, while this one slept longer than its word was good for. */
     overslept: () =>
-      savedAt && Date.now() - savedAt > LEASE_MS && attempt(() => localStorage.getItem(mine) === null),
+      savedAt && Date.now() - savedAt > Span.LeaseMs && attempt(() => localStorage.getItem(mine) === null),
 
     /** Give what pages that are gone left behind, if there is any. */
     adopt(take: (parcels: Parcel[]) => void): void {
@@ -88,7 +88,7 @@ export function createShelf(name: string) {
         const found = attempt(orphans);
         if (!found?.length) return undefined;
         take(found);
-        return new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+        return new Promise((resolve) => setTimeout(resolve, Span.SettleMs));
       };
       // Missing on pages without TLS: there two tabs of the same instant may both find an orphan.
       const asked = attempt(() => navigator.locks.request(prefix, look));
@@ -105,7 +105,7 @@ export function createShelf(name: string) {
     /** Give the moment before which nothing may be sent. One that can't be meant is none. */
     forbiddenUntil(): number {
       const moment = Math.max(until, attempt(() => +localStorage.getItem(untilItem)!) || 0);
-      return moment - Date.now() > LONGEST_PAUSE_MS ? 0 : moment;
+      return moment - Date.now() > Span.LongestPauseMs ? 0 : moment;
     },
   };
 }

@@ -1,6 +1,6 @@
 /** window.PULSE, after "Send Your First Event", Method 2: init, trackPageView, trackEvent. */
 
-import { createOutbox } from "./outbox";
+import { createOutbox, type Manner, type Post } from "./outbox";
 import { attempt, type Fields, guarded, optedOut, sessionOfTab } from "./page";
 
 interface Settings {
@@ -24,6 +24,15 @@ declare global {
   }
 }
 
+const MANNER: Manner = {
+  name: "pulse",
+  pack: (parcels) =>
+    parcels.length > 1
+      ? { path: "/collect/batch", body: `{"events":[${parcels.map(({ body }) => body).join()}]}` }
+      : parcels[0]!,
+  most: 50,
+  keyParameter: "api_key",
+};
 const SESSION_ITEM = "pulse_session_id";
 /** Events before init that are kept for it. */
 const MAX_EARLY = 100;
@@ -41,15 +50,7 @@ const PAGE_FIELDS = new Map([
 const EVENT_FIELDS = new Map([["userId", "user_id"]]);
 
 function createPulse(): Pulse {
-  const post = createOutbox({
-    name: "pulse",
-    pack: (parcels) =>
-      parcels.length > 1
-        ? { path: "/collect/batch", body: `{"events":[${parcels.map(({ body }) => body).join()}]}` }
-        : parcels[0]!,
-    most: 50,
-    keyParameter: "api_key",
-  });
+  let post: Post | undefined;
   const early: Fields[] = [];
   let settings: Settings | undefined;
 
@@ -76,9 +77,8 @@ function createPulse(): Pulse {
       if (early.length < MAX_EARLY) early.push(event);
       return;
     }
-    const { siteId, apiKey, endpoint, userId, honorOptOut } = settings;
-    if (optedOut(honorOptOut)) return;
-    post(endpoint, apiKey, "/collect", {
+    const { siteId, apiKey, endpoint, userId } = settings;
+    post?.(endpoint, apiKey, "/collect", {
       site_id: siteId,
       session_id: sessionOfTab(SESSION_ITEM),
       ...(userId && { user_id: `${userId}` }),
@@ -89,6 +89,7 @@ function createPulse(): Pulse {
   return {
     init: guarded((given: Settings) => {
       settings = { ...given, endpoint: given.endpoint.replace(/\/+$/, "") };
+      if (!optedOut(given.honorOptOut)) post ??= createOutbox(MANNER);
       early.splice(0).forEach(send);
     }),
     trackPageView: guarded((fields?: Fields) => track("page_view", fields ?? {}, PAGE_FIELDS)),

@@ -93,12 +93,13 @@ def test_nobody_imports_the_source_root_of_the_stubs() -> None:
         assert _told(module, [each for each in module.imports() if _top(each.name) == "proto"]) == []
 
 
-def test_system_tests_import_nothing_of_ours() -> None:
-    for module in modules("tests/system"):
+@pytest.mark.parametrize("layer", ["system", "clients"])
+def test_tests_of_the_whole_system_import_nothing_of_ours(layer: str) -> None:
+    for module in modules(f"tests/{layer}"):
         wrong = [
             each
             for each in module.imports()
-            if _top(each.name) in _OURS and not each.name.startswith("tests.system")
+            if _top(each.name) in _OURS and not each.name.startswith(f"tests.{layer}")
         ]
         assert _told(module, wrong) == []
 

@@ -53,6 +53,8 @@ class Edge:
         # For the next POSTs, one each.
         self.troubles: list[Trouble] = []
         self.seen: list[Seen] = []
+        # The pages that were asked for.
+        self.visits: list[str] = []
         self.facade_port = facade_port
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.edge = self
@@ -73,6 +75,7 @@ class Edge:
         self.pages.clear()
         self.troubles.clear()
         self.seen.clear()
+        self.visits.clear()
 
     def _protect(self) -> str:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -115,7 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         edge = self.server.edge
-        page = edge.pages.get(self.headers["Host"] + self.path)
+        edge.visits.append(self.headers["Host"] + self.path)
+        page = edge.pages.get(edge.visits[-1])
         if page is not None:
             text, headers = (page, {}) if isinstance(page, str) else page
             headers = {"Content-Type": "text/html; charset=utf-8", **headers}

@@ -127,7 +127,8 @@ class Event(_message.Message):
     """
     cookie_id: _builtins.str
     """The first-party visitor cookie the request came with or was given (`_dfid`), kept
-    also when the client names another `anonymous_id`; at most 1,024 bytes.
+    also when the client names another `anonymous_id`; at most 1,024 bytes. A batch
+    that no browser sent is given none: its events are many visitors'.
     """
     client_ip: _builtins.str
     """The client's address in text form, IPv4 or IPv6; from the connection, never from the

@@ -1,0 +1,1 @@
+"""The browser scripts in a real Chromium, on pages of other sites, against the running system."""

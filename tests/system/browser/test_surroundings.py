@@ -1,0 +1,178 @@
+"""Pages that make it hard for a script, and browsers and visitors that forbid things."""
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Playwright
+
+from ..chromium import CHROMIUM, PageLog, flags
+from ..edge import Edge
+from ..stack import Stack
+from ..waiting import eventually
+from .site import (
+    ALL_TAGS,
+    API,
+    HTML,
+    ON_LOAD,
+    PATHS,
+    PULSE_INIT,
+    SHOP,
+    await_events,
+    await_name,
+    names,
+    open_page,
+    sent,
+    shelf,
+    track,
+)
+
+_ALL_HTML = f"<!DOCTYPE html><title>All</title>{ALL_TAGS}"
+_GLOBALS = {"PULSE", "datafly", "apex", "pulsora"}
+_HELLO = f"{PULSE_INIT}; {'; '.join(track(script, 'hello') for script in HTML)}"
+
+
+def _assert_all_said_hello(edge: Edge) -> None:
+    for script, path in PATHS.items():
+        eventually(lambda path=path: "hello" in names(edge, path), f"{script} says hello")
+
+
+def test_a_policy_that_allows_only_the_scripts_origin(browser: BrowserContext, edge: Edge) -> None:
+    policy = f"default-src 'none'; script-src {API}; connect-src {API}; require-trusted-types-for 'script'"
+    headers = {
+        "Content-Security-Policy": policy,
+        "Cross-Origin-Embedder-Policy": "require-corp",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Referrer-Policy": "no-referrer",
+    }
+    edge.pages["shop.example.com/"] = (_ALL_HTML, headers)
+    page = browser.new_page()
+    log = PageLog(page)
+    page.goto(f"{SHOP}/")
+    page.evaluate(_HELLO)
+    _assert_all_said_hello(edge)
+    assert (log.errors, log.console) == ([], [])
+
+
+def test_cookies_and_storage_blocked(
+    playwright: Playwright, edge: Edge, stack: Stack, tmp_path: Path
+) -> None:
+    settings = tmp_path / "Default" / "Preferences"
+    settings.parent.mkdir()
+    settings.write_text(json.dumps({"profile": {"default_content_setting_values": {"cookies": 2}}}))
+    browser = playwright.chromium.launch_persistent_context(
+        tmp_path, executable_path=CHROMIUM, args=flags(edge)
+    )
+    try:
+        page = open_page(browser, edge, _ALL_HTML)
+        log = PageLog(page)
+        for storage in ("sessionStorage", "localStorage"):
+            blocked = (
+                f"(() => {{ try {{ return {storage}.length }} catch (error) {{ return error.name }} }})()"
+            )
+            assert page.evaluate(blocked) == "SecurityError"
+        page.evaluate(f"{_HELLO}; {track('pulse', 'again')}; {track('apex', 'again')}")
+        _assert_all_said_hello(edge)
+        await_events(edge, 2, PATHS["pulse"])
+        await_events(edge, 3, PATHS["apex"])
+        assert log.errors == []
+        (session,) = {event["session_id"] for event in sent(edge, PATHS["pulse"])}
+        (visitor,) = {event["visitorId"] for event in sent(edge, PATHS["apex"])}
+        stack.await_rows("select 1 from events where session_id = %s and name = 'hello'", session)
+        stack.await_rows("select 1 from events where anonymous_id = %s and name = 'hello'", visitor)
+        message_id = await_name(edge, "hello", PATHS["datafly"])["messageId"]
+        stack.await_rows("select 1 from events where message_id = %s", message_id)
+        assert browser.cookies() == []
+    finally:
+        browser.close()
+
+
+def test_in_a_frame_without_an_origin(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
+    """Storage, cookies and locks throw there; Datafly's service refuses it, for it is of no origin."""
+    framed = f"{_ALL_HTML}<script>{_HELLO}</script>"
+    edge.pages["shop.example.com/framed"] = framed
+    page = browser.new_page()
+    log = PageLog(page)
+    edge.pages["shop.example.com/"] = '<iframe sandbox="allow-scripts" src="/framed"></iframe>'
+    page.goto(f"{SHOP}/")
+    for script in ("pulse", "apex", "pulsora"):
+        await_events(edge, ON_LOAD[script] + 1, PATHS[script])
+    session = sent(edge, PATHS["pulse"])[0]["session_id"]
+    stack.await_rows("select 1 from events where session_id = %s and name = 'hello'", session)
+    assert log.errors == []
+
+
+def test_nothing_is_thrown_into_the_page_and_nothing_else_is_defined(
+    browser: BrowserContext, edge: Edge
+) -> None:
+    bare = open_page(browser, edge, "<!DOCTYPE html><title>Bare</title>", "/bare")
+    page = open_page(browser, edge, _ALL_HTML)
+    log = PageLog(page)
+    own = "Object.getOwnPropertyNames(window)"
+    assert set(page.evaluate(own)) - set(bare.evaluate(own)) == _GLOBALS
+    page.evaluate(
+        """() => {
+            const circle = {}; circle.circle = circle
+            PULSE.init(); PULSE.init({}); PULSE.trackPageView(null); PULSE.trackEvent()
+            PULSE.trackEvent('a', circle); PULSE.trackEvent('b', {big: 1n})
+            datafly.track('a', circle); datafly.identify(undefined, {big: 1n}); datafly.push(null, 7, ['x'])
+            apex.track('a', circle); apex.track(); apex.push(null, ['toString'], [['track']])
+            pulsora.event('a', {big: 1n}); pulsora.pageview({url: 'http://['}); pulsora.identify()
+            pulsora.init(); pulsora.init({})
+            history.pushState(circle, '', '/next')
+        }"""
+    )
+    page.evaluate(_HELLO)
+    _assert_all_said_hello(edge)
+    assert log.errors == []
+
+
+@pytest.mark.parametrize("script", ["datafly", "apex"])
+def test_a_page_without_a_key_is_told(browser: BrowserContext, edge: Edge, script: str) -> None:
+    edge.pages["shop.example.com/"] = f'<script src="{API}/{script}.js"></script>'
+    page = browser.new_page()
+    log = PageLog(page)
+    page.goto(f"{SHOP}/")
+    page.evaluate(track(script, "a"))
+    assert log.errors == []
+    assert any(f"{script}.js: no data-" in text for text in log.console)
+    assert edge.seen == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "delete window.fetch",
+        "window.fetch = () => { throw new Error('no') }",
+        "Object.defineProperty(window, 'localStorage', {get() { throw new Error('no') }})",
+        "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') }",
+        "delete Navigator.prototype.locks; delete Navigator.prototype.sendBeacon; delete AbortSignal.timeout",
+    ],
+)
+def test_a_page_that_takes_things_away(browser: BrowserContext, edge: Edge, harm: str) -> None:
+    page = browser.new_page()
+    log = PageLog(page)
+    page.add_init_script(harm)
+    edge.pages["shop.example.com/"] = _ALL_HTML
+    page.goto(f"{SHOP}/")
+    page.evaluate(_HELLO)
+    _assert_all_said_hello(edge)
+    assert log.errors == []
+
+
+@pytest.mark.parametrize(("signal", "said"), [("globalPrivacyControl", "true"), ("doNotTrack", "'1'")])
+def test_a_visitor_who_does_not_want_it(browser: BrowserContext, edge: Edge, signal: str, said: str) -> None:
+    """Where the site honours that nothing is sent and nothing kept; elsewhere it is as ever."""
+    getter = f"{{get: () => {said}, configurable: true}}"
+    browser.add_init_script(f"Object.defineProperty(Navigator.prototype, '{signal}', {getter})")
+    honouring = _ALL_HTML.replace(" data-", " data-honor-opt-out data-").replace(
+        "\ndata-", "\ndata-honor-opt-out data-"
+    )
+    page = open_page(browser, edge, honouring, "/honouring")
+    page.evaluate(_HELLO.replace("siteId", "honorOptOut: true, siteId"))
+    assert (shelf(page), page.evaluate("sessionStorage.length"), browser.cookies()) == ({}, 0, [])
+    page.goto("about:blank")
+    indifferent = open_page(browser, edge, _ALL_HTML, "/indifferent")
+    indifferent.evaluate(_HELLO)
+    for script, path in PATHS.items():
+        await_events(edge, ON_LOAD[script] + 1, path)
