@@ -19,7 +19,7 @@ from rest_facade.caller import Caller, read_caller
 from rest_facade.coalescer import Coalescer
 from rest_facade.connections import COUNT_UNPARSED
 from rest_facade.core_link import CoreLink, read_tls
-from rest_facade.demo import DemoPage, is_loopback
+from rest_facade.demo import DemoPage
 from rest_facade.dialects import DIALECTS
 from rest_facade.endpoint import PixelEndpoint, PostEndpoint, TakesEvents
 from rest_facade.face import Clock, Face, Now, is_preflight, now_by
@@ -116,9 +116,7 @@ class _Lifespan:
             if dialect.name == _STATS_DIALECT:
                 routes[STATS_PATH] = StatsResource(face, link, metrics.of(dialect.name, STATS_PATH))
         if options.demo_keys:
-            page = DemoPage(
-                link, options.demo_keys, metrics, self._now_us, is_local=is_loopback(options.host)
-            )
+            page = DemoPage(link, options.demo_keys, metrics, self._now_us, host=options.host)
             routes |= page.routes
             state[END_STREAMS] = page.end_streams
         for path, resource in routes.items():

@@ -4,7 +4,7 @@ Made when the worker's event loop runs: a grpc.aio channel made before the fork 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,12 @@ class CoreLink:
             key: value for key, value in await call.trailing_metadata() if isinstance(value, str)
         }
 
-    async def follow(self, request: TailEventsRequest, credential: str) -> AsyncIterator[TailEventsResponse]:
+    async def follow(
+        self, request: TailEventsRequest, credential: str
+    ) -> AsyncGenerator[TailEventsResponse, None]:
         """Follow what happens, with a key that may read it; give it when the core has said yes.
 
-        What is given raises CoreRefusal too, and ends the call when it is closed or its task is cancelled.
+        What is given raises CoreRefusal too; closing it ends the call.
         """
         call = self._queries.TailEvents(request, metadata=(("authorization", f"Bearer {credential}"),))
         try:
@@ -198,7 +200,7 @@ class CoreLink:
         await self._channel.close(grace=None)
 
 
-async def _followed(call: Any) -> AsyncIterator[TailEventsResponse]:
+async def _followed(call: Any) -> AsyncGenerator[TailEventsResponse, None]:
     try:
         async for answer in call:
             yield answer

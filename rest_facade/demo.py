@@ -151,11 +151,12 @@ class _EventsResource(_Asked):
 class DemoPage:
     """The page, its files and its stream."""
 
-    def __init__(
-        self, link: CoreLink, keys: Sequence[str], metrics: Metrics, now_us: Now, *, is_local: bool
-    ) -> None:
-        """Show what these keys may read. Raises OSError when the page was not built."""
-        doorkeeper = _Doorkeeper(is_local=is_local)
+    def __init__(self, link: CoreLink, keys: Sequence[str], metrics: Metrics, now_us: Now, host: str) -> None:
+        """Show what these keys may read, on a facade that listens on `host`.
+
+        Raises OSError when the page was not built.
+        """
+        doorkeeper = _Doorkeeper(is_local=_is_loopback(host))
         files = {PATH: "index.html", **{f"{PATH}/{name}": name for name in _FILES}}
         self._events = _EventsResource(doorkeeper, metrics.of("", f"{PATH}/events"), now_us, link, keys)
         self.routes: dict[str, Any] = {f"{PATH}/events": self._events}
@@ -168,8 +169,7 @@ class DemoPage:
         self._events.end()
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether an address the facade listens on is this machine's own."""
+def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

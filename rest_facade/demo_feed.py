@@ -10,6 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,8 @@ _HEARTBEAT = b": still here\n\n"
 _RETRY = b"retry: 1000\n\n"
 _TOKEN = re.compile(r"[\w=-]{16,128}", re.ASCII)
 _MOMENT = re.compile(r"\d{1,15}", re.ASCII)
+
+_Work = Callable[[], Awaitable[None]]
 
 
 class Feed:
@@ -65,11 +68,9 @@ class Feed:
         `receive` is the request's: it tells when the browser is gone.
         """
         self._begun = [asyncio.get_running_loop().create_future() for _ in self._keys]
-        follows = [partial(self._follow, number) for number in range(len(self._keys))]
-        self._tasks = [
-            asyncio.create_task(self._until_end(work))
-            for work in (*follows, partial(_gone, receive), self._tick)
-        ]
+        works: list[_Work] = [partial(self._follow, number) for number in range(len(self._keys))]
+        works += [partial(_gone, receive), self._tick]
+        self._tasks = [asyncio.create_task(self._until_end(work)) for work in works]
         await asyncio.gather(*self._begun)
 
     def end(self) -> None:
@@ -93,7 +94,7 @@ class Feed:
         while (held := await self._lines.get()) is not None:
             yield held
 
-    async def _until_end(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _until_end(self, work: _Work) -> None:
         try:
             await work()
         except CoreRefusal as refusal:
@@ -106,12 +107,13 @@ class Feed:
     async def _follow(self, number: int) -> None:
         answers = await self._link.follow(self._request(number), self._keys[number])
         self._begun[number].set_result(None)
-        async for answer in answers:
-            self._positions[number] = answer.resume_token
-            if self._is_beyond_pace():
-                self._beyond[dialect_of(answer), "stored" if is_stored(answer) else "refused"] += 1
-            else:
-                await self._lines.put(line(answer, self._position()))
+        async with aclosing(answers):
+            async for answer in answers:
+                self._positions[number] = answer.resume_token
+                if self._is_beyond_pace():
+                    self._beyond[dialect_of(answer), "stored" if is_stored(answer) else "refused"] += 1
+                else:
+                    await self._lines.put(line(answer, self._position()))
 
     def _request(self, number: int) -> TailEventsRequest:
         position = self._positions[number]

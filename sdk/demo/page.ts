@@ -7,7 +7,7 @@ import { begin, SENDING } from "./sending";
 
 const DIALECTS = ["pulsora", "pulse", "apex", "datafly", "grpc"] as const;
 const STATES: Record<State, string> = { connecting: "Connecting", live: "Live", away: "Away, trying again" };
-/** So long after a press what arrives is likely its own, and is told to who can't see it. */
+/** So long after a press what comes through its dialect is likely its own, and is told to who can't see it. */
 const OWN_MS = 5_000;
 
 const find = <Found extends HTMLElement>(selector: string): Found => document.querySelector<Found>(selector)!;
@@ -23,6 +23,7 @@ const plot = createPlot(find("#plot"), DIALECTS);
 const lines = createLines(find("#lines"), (number) => {
   held.textContent = number ? `${number} new` : "";
 });
+let awaited = "";
 let awaitedUntil = 0;
 let listInSight = true;
 
@@ -51,10 +52,7 @@ follow({
     latest.textContent = said(line);
     latest.dataset["verdict"] = line.verdict;
     latest.hidden = listInSight;
-    if (performance.now() < awaitedUntil) {
-      awaitedUntil = 0;
-      announcement.textContent = said(line);
-    }
+    if (line.dialect === awaited && performance.now() < awaitedUntil) announcement.textContent = said(line);
   },
   beyond(dialect, verdict, number) {
     count(dialect, verdict, number);
@@ -69,6 +67,7 @@ follow({
 document.addEventListener("click", ({ target }) => {
   const pressed = (target as Element).closest<HTMLElement>("[data-send]");
   if (!pressed) return;
+  awaited = pressed.closest<HTMLElement>("[data-dialect]")!.dataset["dialect"]!;
   awaitedUntil = performance.now() + OWN_MS;
   // The stream's state says that the facade is away.
   Promise.resolve(SENDING[pressed.dataset["send"]!]?.()).catch(() => {});

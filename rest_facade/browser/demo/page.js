@@ -313,6 +313,7 @@
   var lines = createLines(find("#lines"), (number) => {
     held.textContent = number ? `${number} new` : "";
   });
+  var awaited = "";
   var awaitedUntil = 0;
   var listInSight = true;
   function count(dialect, verdict, number) {
@@ -338,10 +339,7 @@
       latest.textContent = said(line);
       latest.dataset["verdict"] = line.verdict;
       latest.hidden = listInSight;
-      if (performance.now() < awaitedUntil) {
-        awaitedUntil = 0;
-        announcement.textContent = said(line);
-      }
+      if (line.dialect === awaited && performance.now() < awaitedUntil) announcement.textContent = said(line);
     },
     beyond(dialect, verdict, number) {
       count(dialect, verdict, number);
@@ -355,6 +353,7 @@
   document.addEventListener("click", ({ target }) => {
     const pressed = target.closest("[data-send]");
     if (!pressed) return;
+    awaited = pressed.closest("[data-dialect]").dataset["dialect"];
     awaitedUntil = performance.now() + OWN_MS;
     Promise.resolve(SENDING[pressed.dataset["send"]]?.()).catch(() => {
     });

@@ -233,7 +233,7 @@ def test_by_keyboard_alone_and_told_to_who_can_not_see(visit: Callable[..., Page
     assert focused.evaluate("(element) => getComputedStyle(element).outlineStyle") == "solid"
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    # Said once, for the press; what others send is not read out.
+    # Only what follows one's own press is read out.
     expect(page.locator("#said")).to_have_text("Pulsora stored: track signup_submit", timeout=_SECONDS_MS)
     for _ in range(30):
         if focused.evaluate("(element) => element.tagName") == "SUMMARY":
