@@ -76,6 +76,8 @@ function item(line: Line): HTMLElement {
   const shown = element("li", line.verdict, [details]);
   shown.dataset["at"] = line.received_at;
   shown.dataset["dialect"] = line.dialect;
+  // For who has the request's id, from the browser's own tools, and looks for its line.
+  shown.dataset["request"] = line.known["request"] ?? "";
   return shown;
 }
 

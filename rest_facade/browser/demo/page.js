@@ -99,6 +99,7 @@
     const shown = element("li", line.verdict, [details]);
     shown.dataset["at"] = line.received_at;
     shown.dataset["dialect"] = line.dialect;
+    shown.dataset["request"] = line.known["request"] ?? "";
     return shown;
   }
   function summary(line) {
