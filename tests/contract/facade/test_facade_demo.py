@@ -34,8 +34,9 @@ class Stream:
     writer: asyncio.StreamWriter
     reply: Reply
     last_id: str = ""
+    last_name: str = ""
 
-    async def next(self) -> dict[str, Any]:
+    async def next(self) -> Any:
         """Give the data of the next event, comments left out."""
         while True:
             fields = dict(
@@ -44,9 +45,8 @@ class Stream:
                 if line[:1] not in ("", ":")
             )
             if "data" in fields:
-                self.last_id = fields["id"]
-                data: dict[str, Any] = json.loads(fields["data"])
-                return data
+                self.last_id, self.last_name = fields["id"], fields.get("event", "")
+                return json.loads(fields["data"])
 
     async def end(self) -> None:
         """Read to the end."""
@@ -101,18 +101,18 @@ async def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(dem
     assert b"<style" not in page.body
 
 
-@pytest.mark.parametrize("path", FILES)
-async def test_files_are_asked_for_again_and_sent_once(demo: Facade, path: str) -> None:
-    file = await demo.ask("GET", path)
-    assert (file.status, file.headers["cache-control"]) == (200, "no-cache")
-    again = await demo.ask("GET", path, {"If-None-Match": file.headers["etag"]})
-    assert (again.status, again.body) == (304, b"")
-    head = await demo.ask("HEAD", path)
-    assert (head.status, head.body) == (200, b"")
-    options = await demo.ask("OPTIONS", path)
-    assert (options.status, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
-    post = await demo.ask("POST", path)
-    assert (post.status, post.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+async def test_files_are_asked_for_again_and_sent_once(demo: Facade) -> None:
+    for path in FILES:
+        file = await demo.ask("GET", path)
+        assert (file.status, file.headers["cache-control"]) == (200, "no-cache")
+        again = await demo.ask("GET", path, {"If-None-Match": file.headers["etag"]})
+        assert (again.status, again.body) == (304, b"")
+        head = await demo.ask("HEAD", path)
+        assert (head.status, head.body) == (200, b"")
+        options = await demo.ask("OPTIONS", path)
+        assert (options.status, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+        post = await demo.ask("POST", path)
+        assert (post.status, post.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
 async def test_a_name_that_was_made_to_point_here_is_shown_nothing(demo: Facade) -> None:
@@ -163,26 +163,41 @@ async def test_one_who_comes_a_moment_later_is_told_too(demo: Facade) -> None:
         assert (await stream.next())["known"]["request"] == "before"
 
 
-@pytest.mark.parametrize("by_header", [True, False])
-async def test_a_stream_goes_on_where_it_broke(demo: Facade, by_header: bool) -> None:
+async def test_a_stream_goes_on_where_it_broke(demo: Facade) -> None:
     async with following(demo) as stream:
         await be_refused(demo, "seen")
         seen = await stream.next()
     await be_refused(demo, "meanwhile")
-    resumed = ("", f"Last-Event-ID: {stream.last_id}") if by_header else (f"?after={stream.last_id}",)
-    async with following(demo, *resumed) as stream:
-        lines = [await stream.next()]
-        while lines[-1]["known"]["request"] != "meanwhile":
-            # The last seconds are repeated.
-            assert lines[-1]["id"] == seen["id"]
-            lines.append(await stream.next())
+    for resumed in (("", f"Last-Event-ID: {stream.last_id}"), (f"?after={stream.last_id}",)):
+        async with following(demo, *resumed) as again:
+            lines = [await again.next()]
+            while lines[-1]["known"]["request"] != "meanwhile":
+                # The last seconds are repeated.
+                assert lines[-1]["id"] == seen["id"]
+                lines.append(await again.next())
 
 
-@pytest.mark.parametrize("last_id", ["x", "1.2", "....", "%00.1.1.1", "1.1.1.1.1", "a" * 500])
-async def test_an_id_of_no_line_begins_anew(demo: Facade, last_id: str) -> None:
+async def test_an_id_of_no_line_begins_anew(demo: Facade) -> None:
     await be_refused(demo, "before")
-    async with following(demo, f"?after={last_id}") as stream:
-        assert (await stream.next())["known"]["request"] == "before"
+    for last_id in ("x", "1.2", "....", "%00.1.1.1", "1.1.1.1.1", "a" * 500):
+        async with following(demo, f"?after={last_id}") as stream:
+            assert (await stream.next())["known"]["request"] == "before"
+
+
+async def test_what_comes_too_fast_to_be_read_is_counted(demo: Facade) -> None:
+    number = 150
+    async with following(demo) as stream:
+        await asyncio.gather(*(be_refused(demo, f"burst-{each}") for each in range(number)))
+        lines = beyond = 0
+        while lines + beyond < number:
+            data = await stream.next()
+            if stream.last_name == "beyond":
+                ((dialect, verdict, counted),) = data
+                assert (dialect, verdict) == ("datafly", "refused")
+                beyond += counted
+            else:
+                lines += 1
+    assert (lines + beyond, beyond > 0) == (number, True)
 
 
 async def test_so_many_pages_follow_and_one_that_goes_makes_room_at_once(demo: Facade) -> None:
