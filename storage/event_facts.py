@@ -1,9 +1,13 @@
-"""What statistics count of an event, as columns over `events`: its type and the person behind it."""
+"""What statistics count of an event, as columns over `events`: its type, and the person behind it."""
 
-from sqlalchemy import ColumnElement, case, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
 from storage.identity import user_id_when_read
+from storage.listing import has_text
 from storage.schema import events, identity_links
+
+PAGE_VIEW = "page_view"
+"""Under this name every page event is a conversion."""
 
 _VISITORS = (events.c.anonymous_id, events.c.cookie_id)
 
@@ -15,6 +19,13 @@ def type_name() -> ColumnElement[str]:
         (events.c.kind == "revenue", func.coalesce(events.c.revenue_event_type, "")),
         else_="",
     )
+
+
+def is_conversion(name: str) -> ColumnElement[bool]:
+    """Tell whether an event is a conversion, of that name."""
+    is_named = or_(events.c.kind == "track", events.c.kind == "revenue")
+    named = and_(is_named, has_text(type_name(), name))
+    return or_(named, events.c.kind == "page") if name == PAGE_VIEW else named
 
 
 def visitor() -> ColumnElement[str]:

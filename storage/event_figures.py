@@ -31,12 +31,11 @@ from sqlalchemy import (
     cast,
     func,
     literal,
-    or_,
     select,
     union_all,
 )
 
-from storage.event_facts import type_name, user_id, visitor
+from storage.event_facts import is_conversion, type_name, user_id, visitor
 from storage.listing import has_text
 from storage.schema import events
 from storage.sessions import WINDOW, windowed_session
@@ -44,7 +43,6 @@ from storage.stats_figures import SESSION_METRICS, figures, padded, with_rest_of
 
 # No event is received earlier than this before it occurred: the core refuses what lies further ahead.
 _CLOCK_TOLERANCE = timedelta(hours=24)
-_PAGE_VIEW = "page_view"
 
 _BUCKETS = {STATS_GROUP_BY_HOUR: "hour", STATS_GROUP_BY_DAY: "day"}
 _PLACES = {STATS_GROUP_BY_DEVICE_TYPE: events.c.device_type, STATS_GROUP_BY_COUNTRY: events.c.geo_country}
@@ -128,14 +126,8 @@ def _facts(question: GetStatsRequest) -> _Columns:
     if question.metric == STATS_METRIC_EVENT_COUNT_BY_TYPE:
         return [events.c.kind, type_name().label("name")]
     if question.metric == STATS_METRIC_CONVERSION_RATE:
-        return [_is_conversion(question.conversion_event).label("converts")]
+        return [is_conversion(question.conversion_event).label("converts")]
     return []
-
-
-def _is_conversion(name: str) -> ColumnElement[bool]:
-    is_named = or_(events.c.kind == "track", events.c.kind == "revenue")
-    named = and_(is_named, has_text(type_name(), name))
-    return or_(named, events.c.kind == "page") if name == _PAGE_VIEW else named
 
 
 def _in_sessions(facts: _Columns, in_range: _Conditions, asked_for: _Conditions) -> Select[Any]:

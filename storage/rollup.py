@@ -18,8 +18,8 @@ from storage.errors import StorageUnavailable, driver_errors_wrapped
 from storage.event_facts import type_name, user_id
 from storage.partitions import LOCK_SPACE, Connect, Lock
 from storage.rollup_events import fold_events
-from storage.rollup_sessions import fold_sessions
-from storage.rollup_users import fold_users
+from storage.rollup_sessions import SESSION_TABLES, fold_sessions
+from storage.rollup_users import USER_TABLES, fold_users
 from storage.schema import events
 from storage.sessions import is_windowed, session_key
 
@@ -92,6 +92,8 @@ class Rollup:
                 if self._connection is None:
                     self._connection = self._connect()
                     self._connection.execute(_TEMPORARY)
+                    self._connection.execute(SESSION_TABLES)
+                    self._connection.execute(USER_TABLES)
                 with self._connection.transaction():
                     return _fold(self._connection)
         except BaseException:

@@ -17,8 +17,8 @@ ON CONFLICT (only_row) DO UPDATE SET day = greatest(rollup_horizon.day, excluded
 _PURGED = {
     "event_hours": "(hour AT TIME ZONE 'UTC')::date",
     "session_days": "(started_at AT TIME ZONE 'UTC')::date",
-    "session_day_totals": "day",
-    "session_day_names": "day",
+    "session_hours": "(hour AT TIME ZONE 'UTC')::date",
+    "session_hour_names": "(hour AT TIME ZONE 'UTC')::date",
     "visitor_days": "day",
     "user_day_totals": "day",
 }

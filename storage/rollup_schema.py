@@ -12,7 +12,6 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
-    Integer,
     Table,
     Text,
     func,
@@ -68,7 +67,7 @@ event_hours = Table(
     Column("events", BigInteger, nullable=False),
 )
 
-# A session's events of one UTC day, on one site.
+# A session's events of one UTC day, on one site; of sessions that pauses tell apart, up to the next pause.
 session_days = Table(
     "session_days",
     metadata,
@@ -78,74 +77,83 @@ session_days = Table(
     Column("session", _UUID, primary_key=True),
     Column("started_at", _TIMESTAMP, primary_key=True),
     Column("ended_at", _TIMESTAMP, nullable=False),
-    Column("events", Integer, nullable=False),
     # Whether pauses tell sessions apart.
     Column("windowed", Boolean, nullable=False),
-    # Whether the session has events on another day too.
-    Column("goes_on", Boolean, nullable=False),
-    # Hashes of the names under which its events can be conversions.
+    # Whether it must be looked at by itself: the session has events on another day too, or a name is missing.
+    Column("apart", Boolean, nullable=False),
+    # When its events occurred, in order: of each ten minutes (by the clock) the first and the last.
+    Column("moments", ARRAY(_TIMESTAMP), nullable=False),
+    # Hashes of the names under which its events can be conversions, in their order; and when, first and last.
     Column("names", ARRAY(_UUID), nullable=False),
-    # Whether there were too many of them, and some are missing.
+    Column("name_firsts", ARRAY(_TIMESTAMP), nullable=False),
+    Column("name_lasts", ARRAY(_TIMESTAMP), nullable=False),
+    # Whether there were too many of them, and the highest are missing.
     Column("names_cut", Boolean, nullable=False),
-    Index("session_days_started_at", "source_id", "site_id", "started_at"),
-    Index(
-        "session_days_going_on",
-        *("source_id", "site_id", "started_at"),
-        postgresql_where=text("goes_on"),
+    # Neither of all rows: looked up by session, a planner that knows nothing yet of a source would think that
+    # as good as the key.
+    *(
+        Index(
+            f"session_days_{which}",
+            *("source_id", "site_id", "started_at"),
+            postgresql_where=text(condition),
+        )
+        for which, condition in (("lone", "NOT apart"), ("apart", "apart"))
     ),
 )
 
-# Sums over session_days.
-session_day_totals = Table(
-    "session_day_totals",
+# Sums over the session_days not `apart`, by the hour they start in.
+session_hours = Table(
+    "session_hours",
     metadata,
     *_site(),
-    Column("day", Date, primary_key=True),
-    Column("goes_on", Boolean, primary_key=True),
+    Column("hour", _TIMESTAMP, primary_key=True),
     Column("sessions", BigInteger, nullable=False),
     # With one event.
     Column("bounces", BigInteger, nullable=False),
     Column("lasted_microseconds", BigInteger, nullable=False),
-    Column("names_cut", BigInteger, nullable=False),
+    # None of them ends later; but one that did may have become part of another.
+    Column("latest_ended_at", _TIMESTAMP, nullable=False),
 )
 
-# How many session_days have a name.
-session_day_names = Table(
-    "session_day_names",
+# How many of these session_days have a name.
+session_hour_names = Table(
+    "session_hour_names",
     metadata,
     *_site(),
-    Column("day", Date, primary_key=True),
-    Column("goes_on", Boolean, primary_key=True),
     Column("name", _UUID, primary_key=True),
+    Column("hour", _TIMESTAMP, primary_key=True),
     Column("sessions", BigInteger, nullable=False),
 )
 
-# What one pair of visitor ids, or one user by name, did on one UTC day, as the person it is read with.
+# When a pair of visitor ids, or a user by name, was on a site on a UTC day, as the person it is read with.
 visitor_days = Table(
     "visitor_days",
     metadata,
-    *_site(),
-    # Hash of anonymous_id, else cookie_id; where the events name their user, of that.
+    Column("source_id", _UUID, primary_key=True),
+    # Hash of anonymous_id, else cookie_id; where the events name their user, of that; else of nobody.
     Column("visitor", _UUID, primary_key=True),
     Column("day", Date, primary_key=True),
     # Hash of the cookie_id where it is another than the visitor; else the visitor's.
     Column("cookie", _UUID, primary_key=True),
+    Column("site_id", Text, primary_key=True),
     # Hash of the user it is read with; without one, of the visitor.
     Column("person", _UUID, primary_key=True),
-    # The ids themselves, for looking up links. Null where the events name their user.
-    Column("anonymous_id", Text),
+    # The ids that are hashed, for looking up links. Null where the events name their user, or have no id.
+    Column("visitor_id", Text),
     Column("cookie_id", Text),
     Column("first_occurred_at", _TIMESTAMP, nullable=False),
     Column("last_occurred_at", _TIMESTAMP, nullable=False),
     Column("first_received_at", _TIMESTAMP, nullable=False),
     Column("last_received_at", _TIMESTAMP, nullable=False),
-    # The days before and after this one on which the person was there, on this site.
+    # The last day before this one on which the person was there, on this site.
     Column("previous_day", Date),
-    Column("next_day", Date),
-    Index("visitor_days_visitor", "source_id", "visitor"),
     Index("visitor_days_cookie", "source_id", "cookie", postgresql_where=text("cookie <> visitor")),
     Index("visitor_days_person", "source_id", "site_id", "person", "day"),
-    Index("visitor_days_day", "source_id", "site_id", "day"),
+    # What follows the source can't be told from a person: else a planner that knows little of the table takes
+    # these to look one up, ten thousand times through all of a site.
+    Index("visitor_days_day", "source_id", text("(day + 0)"), "site_id"),
+    # Who of a day came again, and when, without a look into the table.
+    Index("visitor_days_again", "source_id", "previous_day", "site_id", "day", "person"),
 )
 
 # How many people were there on a day, by the day they were there before.
@@ -157,13 +165,4 @@ user_day_totals = Table(
     # -infinity where there is none: a key has no nulls.
     Column("previous_day", Date, primary_key=True),
     Column("users", BigInteger, nullable=False),
-)
-
-# Each user that a visitor id was ever linked to.
-linked_users = Table(
-    "linked_users",
-    metadata,
-    Column("source_id", _UUID, primary_key=True),
-    Column("visitor", _UUID, primary_key=True),
-    Column("user_hash", _UUID, primary_key=True),
 )

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from storage.identity import link_is_in_force
+from storage.rollup_schema import rollup_queue
 from storage.schema import identity_links, identity_unlinks
 from storage.values import datetime_of
 
@@ -33,7 +34,7 @@ _TIMESTAMP, _UUID = identity_links.c.linked_at.type, identity_links.c.event_id.t
 
 
 def unlinking(source_id: str, unlink: IdentityUnlink, dry_run: bool) -> Select[Any]:
-    """Add the record, if a link of the two is in force, unless it is a dry run.
+    """Add the record, if a link of the two is in force, and leave word of it, unless it is a dry run.
 
     Gives one row: how many `links` are in force, the record's `unlinked_at`, `user_before` and `user_after`.
     """
@@ -73,7 +74,13 @@ def unlinking(source_id: str, unlink: IdentityUnlink, dry_run: bool) -> Select[A
         "reason": literal(unlink.reason, Text),
     }
     record = select(*values.values()).select_from(held).where(held.c.links > 0)
-    return answer.add_cte(insert(identity_unlinks).from_select(list(values), record).cte("made"))
+    # Statistics have yet to take it in.
+    word = {"unlinked_source_id": values["source_id"], "unlinked_visitor": values["anonymous_id"]}
+    left = select(*word.values()).select_from(held).where(held.c.links > 0)
+    return answer.add_cte(
+        insert(identity_unlinks).from_select(list(values), record).cte("made"),
+        insert(rollup_queue).from_select(list(word), left).cte("told"),
+    )
 
 
 def marking_void(source_id: str, unlink: IdentityUnlink) -> Update:

@@ -222,6 +222,7 @@ test("what is under way when the page goes is the next one's only where the serv
 test("an answer that comes after the page let go changes nothing on the shelf", async () => {
   for (const late of [respond(200), respond(503)]) {
     number++;
+    asked = [];
     answers = ["silent", "silent"];
     const post = openPage({ idempotent: true });
     post(API, "k", "/x", { n: 1 });
@@ -229,6 +230,7 @@ test("an answer that comes after the page let go changes nothing on the shelf", 
     leave();
     silent.splice(0).forEach((answer) => answer(late.clone()));
     await pass(10_000);
+    expect(numbers().flat()).toEqual([1, 2]);
     expect(kept()).toEqual([1, 2]);
     asked = [];
     comeBack();
@@ -247,6 +249,66 @@ test("what fails after the page came back is sent again, where nobody else has i
   silent[0]!(respond(503));
   await pass(1_000);
   expect(numbers()).toEqual([[1], [1]]);
+});
+
+test("what breaks off as the page goes is taken as delivered, where the service doesn't know it again", async () => {
+  let breakOff = (_: Error): void => {};
+  vi.stubGlobal("fetch", () => {
+    asked.push({ url: "", events: [], at: 0, init: {} });
+    return new Promise((_, reject) => (breakOff = reject));
+  });
+  openPage()(API, "k", "/x", { n: 1 });
+  leave();
+  breakOff(new TypeError("Failed to fetch"));
+  await pass();
+  comeBack();
+  await pass(10_000);
+  expect(asked.length).toBe(1);
+  expect(kept()).toEqual([]);
+});
+
+test("what is under way when the page goes stays off the shelf when another answer comes", async () => {
+  answers = ["silent", "silent"];
+  const post = openPage();
+  post(API, "k", "/x", { n: 1 });
+  post(API, "k", "/x", { n: 2 });
+  leave();
+  silent[0]!(respond(200));
+  await pass();
+  expect(numbers()).toEqual([[1], [2]]);
+  expect(kept()).toEqual([]);
+});
+
+test("a page that goes while offline sends nothing, and leaves it", async () => {
+  answers = ["broken"];
+  const post = openPage();
+  post(API, "k", "/x", { n: 1 });
+  post(API, "k", "/x", { n: 2 });
+  await pass();
+  vi.spyOn(navigator, "onLine", "get").mockReturnValue(false);
+  leave();
+  expect(numbers()).toEqual([[1]]);
+  expect(kept()).toEqual([1, 2]);
+});
+
+test("what was answered makes room for more when the page goes", async () => {
+  const post = openPage();
+  for (let n = 0; n < 5; n++) {
+    post(API, "k", "/x", { n, text: "x".repeat(40_000) });
+    await pass();
+  }
+  expect(asked.map(({ init }) => init.keepalive)).toEqual([true, true, true, true, true]);
+});
+
+test("after a success pauses are short again", async () => {
+  answers = ["broken", "broken", "broken", {}, "broken"];
+  const post = openPage();
+  post(API, "k", "/x", { n: 1 });
+  await pass(7_000);
+  expect(numbers()).toEqual([[1], [1], [1], [1]]);
+  post(API, "k", "/x", { n: 2 });
+  await pass(1_000);
+  expect(numbers().slice(4)).toEqual([[2], [2]]);
 });
 
 test("only so much is sent when a page goes; the rest stays", async () => {

@@ -44,11 +44,10 @@ _TABLES = (
     "rollup_horizon",
     "event_hours",
     "session_days",
-    "session_day_totals",
-    "session_day_names",
+    "session_hours",
+    "session_hour_names",
     "visitor_days",
     "user_day_totals",
-    "linked_users",
 )
 
 
@@ -74,7 +73,7 @@ def upgrade() -> None:
     _create_sessions()
     _create_visitors()
     # Updated in place, over and over, within a page.
-    for table in ("event_hours", "session_days", "session_day_totals", "visitor_days", "user_day_totals"):
+    for table in ("event_hours", "session_days", "session_hours", "visitor_days", "user_day_totals"):
         op.execute(f"ALTER TABLE {table} SET (fillfactor = 80)")
     op.execute("TRUNCATE session_spans")
     op.execute(FILL)
@@ -117,28 +116,31 @@ def _create_sessions() -> None:
         sa.Column("session", _UUID, primary_key=True),
         sa.Column("started_at", _TIMESTAMP, primary_key=True),
         sa.Column("ended_at", _TIMESTAMP, nullable=False),
-        sa.Column("events", sa.Integer, nullable=False),
         sa.Column("windowed", sa.Boolean, nullable=False),
-        sa.Column("goes_on", sa.Boolean, nullable=False),
+        sa.Column("apart", sa.Boolean, nullable=False),
+        sa.Column("moments", pg.ARRAY(_TIMESTAMP), nullable=False),
         sa.Column("names", pg.ARRAY(_UUID), nullable=False),
+        sa.Column("name_firsts", pg.ARRAY(_TIMESTAMP), nullable=False),
+        sa.Column("name_lasts", pg.ARRAY(_TIMESTAMP), nullable=False),
         sa.Column("names_cut", sa.Boolean, nullable=False),
     )
     by_start = ["source_id", "site_id", "started_at"]
-    op.create_index("session_days_started_at", "session_days", by_start)
-    op.create_index("session_days_going_on", "session_days", by_start, postgresql_where=sa.text("goes_on"))
+    for which, condition in (("lone", "NOT apart"), ("apart", "apart")):
+        op.create_index(
+            f"session_days_{which}", "session_days", by_start, postgresql_where=sa.text(condition)
+        )
     op.create_table(
-        "session_day_totals",
+        "session_hours",
         *_site(),
-        sa.Column("day", sa.Date, primary_key=True),
-        sa.Column("goes_on", sa.Boolean, primary_key=True),
-        *(_count(name) for name in ("sessions", "bounces", "lasted_microseconds", "names_cut")),
+        sa.Column("hour", _TIMESTAMP, primary_key=True),
+        *(_count(name) for name in ("sessions", "bounces", "lasted_microseconds")),
+        sa.Column("latest_ended_at", _TIMESTAMP, nullable=False),
     )
     op.create_table(
-        "session_day_names",
+        "session_hour_names",
         *_site(),
-        sa.Column("day", sa.Date, primary_key=True),
-        sa.Column("goes_on", sa.Boolean, primary_key=True),
         sa.Column("name", _UUID, primary_key=True),
+        sa.Column("hour", _TIMESTAMP, primary_key=True),
         _count("sessions"),
     )
 
@@ -146,12 +148,13 @@ def _create_sessions() -> None:
 def _create_visitors() -> None:
     op.create_table(
         "visitor_days",
-        *_site(),
+        sa.Column("source_id", _UUID, primary_key=True),
         sa.Column("visitor", _UUID, primary_key=True),
         sa.Column("day", sa.Date, primary_key=True),
         sa.Column("cookie", _UUID, primary_key=True),
+        sa.Column("site_id", sa.Text, primary_key=True),
         sa.Column("person", _UUID, primary_key=True),
-        sa.Column("anonymous_id", sa.Text),
+        sa.Column("visitor_id", sa.Text),
         sa.Column("cookie_id", sa.Text),
         *(
             sa.Column(f"{which}_{what}_at", _TIMESTAMP, nullable=False)
@@ -159,9 +162,7 @@ def _create_visitors() -> None:
             for which in ("first", "last")
         ),
         sa.Column("previous_day", sa.Date),
-        sa.Column("next_day", sa.Date),
     )
-    op.create_index("visitor_days_visitor", "visitor_days", ["source_id", "visitor"])
     op.create_index(
         "visitor_days_cookie",
         "visitor_days",
@@ -169,17 +170,15 @@ def _create_visitors() -> None:
         postgresql_where=sa.text("cookie <> visitor"),
     )
     op.create_index("visitor_days_person", "visitor_days", ["source_id", "site_id", "person", "day"])
-    op.create_index("visitor_days_day", "visitor_days", ["source_id", "site_id", "day"])
+    op.create_index("visitor_days_day", "visitor_days", ["source_id", sa.text("(day + 0)"), "site_id"])
+    again = ["source_id", "previous_day", "site_id", "day", "person"]
+    op.create_index("visitor_days_again", "visitor_days", again)
     op.create_table(
         "user_day_totals",
         *_site(),
         sa.Column("day", sa.Date, primary_key=True),
         sa.Column("previous_day", sa.Date, primary_key=True),
         _count("users"),
-    )
-    op.create_table(
-        "linked_users",
-        *(sa.Column(name, _UUID, primary_key=True) for name in ("source_id", "visitor", "user_hash")),
     )
 
 

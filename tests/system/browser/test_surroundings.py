@@ -149,7 +149,7 @@ def test_a_page_without_a_key_is_told(browser: BrowserContext, edge: Edge, scrip
         "delete Navigator.prototype.locks; delete Navigator.prototype.sendBeacon; delete AbortSignal.timeout",
     ],
 )
-def test_a_page_that_takes_things_away(browser: BrowserContext, edge: Edge, harm: str) -> None:
+def test_a_page_that_takes_things_away(browser: BrowserContext, edge: Edge, stack: Stack, harm: str) -> None:
     page = browser.new_page()
     log = PageLog(page)
     page.add_init_script(harm)
@@ -158,6 +158,12 @@ def test_a_page_that_takes_things_away(browser: BrowserContext, edge: Edge, harm
     page.evaluate(_HELLO)
     _assert_all_said_hello(edge)
     assert log.errors == []
+    # Some of it by ways of its own, which the service takes as well.
+    message_id = await_name(edge, "hello", PATHS["datafly"])["messageId"]
+    stack.await_rows("select 1 from events where message_id = %s", message_id)
+    for script in ("pulse", "pulsora"):
+        session = await_name(edge, "hello", PATHS[script])["session_id"]
+        stack.await_rows("select 1 from events where session_id = %s and name = 'hello'", session)
 
 
 @pytest.mark.parametrize(("signal", "said"), [("globalPrivacyControl", "true"), ("doNotTrack", "'1'")])
