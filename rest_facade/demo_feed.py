@@ -1,21 +1,20 @@
 """What a browser on the demo page follows: the demo sources' tails, merged into one stream of events.
 
-Hides that a source has a tail of its own, at which one may go on, and what bounds a stream: it holds few
-lines and asks for no more meanwhile; beyond a pace lines are counted only. It ends with its browser, with any
-of its tails, and with the facade.
+Hides that a source has a tail of its own, at which one may go on, and what bounds a stream: of each source
+the newest few lines of a moment are told, the others counted. It ends with its browser, with any of its tails,
+and with the facade.
 """
 
 import asyncio
 import re
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 from polylect.v1 import error_reason_pb2 as reasons
-from polylect.v1.query_pb2 import TailEventsRequest
+from polylect.v1.query_pb2 import TailEventsRequest, TailEventsResponse
 
 from rest_facade.core_link import CoreLink
 from rest_facade.core_refusal import CoreRefusal
@@ -24,10 +23,12 @@ from rest_facade.demo_lines import dialect_of, is_stored, line, server_sent
 # A new page begins with what was received just before: the events of its own loading too.
 _LOOK_BACK_MS = 60_000
 _LINES_HELD = 32
-_LINES_PER_SECOND = 100
-_TICK_SECONDS = 1.0
+_TICK_SECONDS = 0.25
+# Of each source.
+_LINES_PER_TICK = 25
+_BYTES_PER_TICK = 1024 * 1024
 # Proxies give up on a silent connection after 30 s and more.
-_TICKS_PER_HEARTBEAT = 15
+_TICKS_PER_HEARTBEAT = 60
 _HEARTBEAT = b": still here\n\n"
 # Until a browser whose stream broke asks again.
 _RETRY = b"retry: 1000\n\n"
@@ -57,9 +58,9 @@ class Feed:
         self._tasks: list[asyncio.Task[None]] = []
         # For each source, whether the core lets it be followed.
         self._begun: list[asyncio.Future[None]] = []
-        self._second = 0
-        self._taken = 0
-        # What was beyond the pace, by dialect and verdict.
+        # What came in this tick, by source.
+        self._fresh = [_Newest() for _ in keys]
+        # What was more than a tick tells, by dialect and verdict.
         self._beyond: Counter[tuple[str, str]] = Counter()
 
     async def begin(self, receive: Callable[[], Awaitable[Any]]) -> None:
@@ -109,11 +110,9 @@ class Feed:
         self._begun[number].set_result(None)
         async with aclosing(answers):
             async for answer in answers:
-                self._positions[number] = answer.resume_token
-                if self._is_beyond_pace():
-                    self._beyond[dialect_of(answer), "stored" if is_stored(answer) else "refused"] += 1
-                else:
-                    await self._lines.put(line(answer, self._position()))
+                for oldest in self._fresh[number].add(answer):
+                    self._positions[number] = oldest.resume_token
+                    self._beyond[dialect_of(oldest), "stored" if is_stored(oldest) else "refused"] += 1
 
     def _request(self, number: int) -> TailEventsRequest:
         position = self._positions[number]
@@ -124,27 +123,50 @@ class Feed:
             request.resume_token = position
         return request
 
-    def _is_beyond_pace(self) -> bool:
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._taken = second, 0
-        self._taken += 1
-        return self._taken > _LINES_PER_SECOND
-
     async def _tick(self) -> None:
         ticks = 0
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             ticks += 1
+            for number, fresh in enumerate(self._fresh):
+                for _ in range(len(fresh)):
+                    answer = fresh.take()
+                    self._positions[number] = answer.resume_token
+                    await self._lines.put(line(answer, self._position()))
             if self._beyond:
                 beyond, self._beyond = self._beyond, Counter()
                 told = [[dialect, verdict, number] for (dialect, verdict), number in beyond.items()]
                 await self._lines.put(server_sent("beyond", told, self._position()))
-            elif ticks % _TICKS_PER_HEARTBEAT == 0 and not self._lines.full():
+            if ticks % _TICKS_PER_HEARTBEAT == 0 and self._lines.empty():
                 self._lines.put_nowait(_HEARTBEAT)
 
     def _position(self) -> str:
         return ".".join(self._positions)
+
+
+class _Newest:
+    """The newest of one source, as many as a tick tells."""
+
+    def __init__(self) -> None:
+        self._answers: deque[tuple[TailEventsResponse, int]] = deque()
+        self._held_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def add(self, answer: TailEventsResponse) -> Iterator[TailEventsResponse]:
+        """Keep one; give those there is no room for any more, oldest first."""
+        size_bytes = answer.ByteSize()
+        self._answers.append((answer, size_bytes))
+        self._held_bytes += size_bytes
+        while len(self) > 1 and (len(self) > _LINES_PER_TICK or self._held_bytes > _BYTES_PER_TICK):
+            yield self.take()
+
+    def take(self) -> TailEventsResponse:
+        """Take the oldest out."""
+        answer, size_bytes = self._answers.popleft()
+        self._held_bytes -= size_bytes
+        return answer
 
 
 def _positions(last_id: str, number: int) -> list[str] | None:
