@@ -8,7 +8,8 @@ LOCK := uv pip compile --quiet --universal --generate-hashes --python-version 3.
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .PHONY: help install lock proto proto-check sdk sdk-check sdk-test fmt lint types test test-unit test-conformance \
-	test-contract test-architecture test-system test-clients migrate run send grpcurl bench bench-query check clean
+	test-contract test-architecture test-system test-clients migrate run send grpcurl bench bench-peer bench-query check \
+	clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +39,7 @@ install: $(VENV)/.run ## Make .venv with what running needs; other targets add w
 lock: ## Renew requirements/*.txt (needs uv)
 	$(LOCK) pyproject.toml requirements/build.in -o requirements/run.txt
 	$(LOCK) --extra dev pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/dev.txt
+	$(LOCK) requirements/peer.in -o requirements/peer.txt
 	$(LOCK) requirements/clients.in -o requirements/clients.txt
 
 # The contract.
@@ -106,6 +108,9 @@ grpcurl: $(VENV)/.dev ## Call the running core: make grpcurl CALL=polylect.v1.Qu
 
 bench: $(VENV)/.dev ## Measure throughput and latency; options in BENCH='--quick'
 	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-peer: $(VENV)/.dev ## Compare with Envoy's gRPC-JSON transcoder, installed below build/; options in BENCH
+	$(BIN)/python -m benchmarks --rows peer $(BENCH)
 
 bench-query: $(VENV)/.dev ## Measure statistics over 10 M events; options in BENCH='--events 1000000'
 	$(BIN)/python -m benchmarks.query $(BENCH)

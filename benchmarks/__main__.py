@@ -18,47 +18,65 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks.ceilings.bare_server import CeilingError
+from benchmarks.bench import Bench, Pace
+from benchmarks.ceilings.child import CeilingError
 from benchmarks.disk import describe_disk
 from benchmarks.figures import RowResult
 from benchmarks.load import LoadError, choose_tool
 from benchmarks.processes import describe_machine
 from benchmarks.report import show_row, show_targets, write_json
-from benchmarks.rows import ROWS, Bench, Pace
+from benchmarks.rows import ROWS
+from benchmarks.rows.states import HOUR_RATE
 from benchmarks.stack import Stack, StackError
 
 _FULL = Pace(
-    seconds=8,
+    seconds=5,
     rounds=3,
     warm_up_seconds=5,
-    batch_events=300_000,
-    copy_rows=200_000,
+    batch_events=150_000,
+    copy_rows=120_000,
     warm_starts=3,
     settle_seconds=5,
+    burst_events=500_000,
+    growth=(0, 1_000_000, 10_000_000),
+    hour_events=HOUR_RATE * 3600,
 )
 _QUICK = Pace(
-    seconds=4,
+    seconds=3,
     rounds=1,
     warm_up_seconds=3,
-    batch_events=100_000,
+    batch_events=60_000,
     copy_rows=60_000,
     warm_starts=1,
     settle_seconds=2,
+    burst_events=200_000,
+    growth=(0, 200_000),
+    hour_events=60_000,
 )
 _SMOKE = Pace(
-    seconds=0.4,
+    seconds=0.2,
     rounds=1,
-    warm_up_seconds=0.2,
+    warm_up_seconds=0,
     batch_events=2_000,
     copy_rows=4_000,
     warm_starts=0,
     settle_seconds=0,
+    burst_events=4_000,
+    growth=(0, 1_000),
+    hour_events=1_000,
+    distinct_requests=20,
+    await_counted=False,
 )
+
+_LOADERS = {
+    "wrk": "wrk, where a load ends by the clock and is HTTP/1.1, else the own one",
+    "own": "the own one (wrk is not used)",
+}
 
 
 def main(
     quick: Annotated[
-        bool, typer.Option("--quick", help="Measure each thing once, under two minutes.")
+        bool, typer.Option("--quick", help="Fewer rows, each thing once: under two minutes.")
     ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Only see that the bench works.")] = False,
     rows: Annotated[
@@ -78,7 +96,10 @@ def main(
     Speed is reported, never asserted: the exit code is 1 only when an acknowledged event is not in `events`.
     """
     console = Console(width=None if os.isatty(1) else 160)
-    chosen = [name.strip() for name in rows.split(",") if name.strip()] or list(ROWS)
+    wanted = {name: not (quick or smoke) or (row.smoke if smoke else row.quick) for name, row in ROWS.items()}
+    chosen = [name.strip() for name in rows.split(",") if name.strip()] or [
+        name for name in ROWS if wanted[name]
+    ]
     unknown = [name for name in chosen if name not in ROWS]
     if unknown:
         console.print(f"[red]no such row: {', '.join(unknown)}[/]; there are {', '.join(ROWS)}")
@@ -131,19 +152,21 @@ def _run(
             progress.update(step_task, description=name, completed=0)
             return lambda share: progress.update(step_task, completed=share)
 
-        bench = Bench(stack, tool, pace, step, exits)
+        bench = Bench(scratch, stack, tool, pace, step, exits)
         progress.update(row_task, description="starting")
         bench.start()
         about["durability"] = stack.durability()
         _show_about(console, about)
         for number, name in enumerate(chosen):
             progress.update(row_task, description=name, completed=number + 1)
+            bench.use_workers(1)
             results.append(ROWS[name].measure(bench, name, ROWS[name].title))
             show_row(console, results[-1])
-        about["seconds"] = time.monotonic() - begun
-        write_json(json_path, about, results)
+            # After each row: what was measured stays, whatever happens to the next.
+            about["seconds"] = time.monotonic() - begun
+            write_json(json_path, about, results)
         progress.update(row_task, description="stopping", completed=len(chosen) + 1)
-    return results, any(not row.account.balanced for row in results)
+    return results, any(not row.balanced for row in results)
 
 
 def _progress(console: Console) -> Progress:
@@ -157,7 +180,7 @@ def _show_about(console: Console, about: dict[str, Any]) -> None:
     load = ", ".join(f"{value:.2f}" for value in about["load_average"])
     console.print(
         f"{about['cpus']} CPUs, Python {about['python']}, load average before: {load}; "
-        f"loader: {'wrk' if about['loader'] == 'wrk' else 'own (wrk is not used)'}, nothing is pinned\n"
+        f"loader: {_LOADERS[about['loader']]}, nothing is pinned\n"
         f"PostgreSQL {durability}; {disk['filesystem']}, a flush of 8 KB takes {disk['flush_ms']:.2f} ms",
         highlight=False,
     )

@@ -1,6 +1,9 @@
 """Sends a payload to a port and gives what came of it: by wrk where there is one, else by the own loader.
 
-Hides the two programs' ways. Each is a process of its own; both send the same bytes, read from the same file.
+Hides the two programs' ways. Each is a process of its own; both send the same requests, read from the same
+file. wrk speaks HTTP/1.1 and stops by the clock: gRPC, and a load of a number of requests, is the own
+loader's. h2load would speak gRPC, but sends one and the same body again and again, and counts a refused call
+as a good one.
 """
 
 import json
@@ -17,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks import slots
 from benchmarks.payloads import Payload
 from benchmarks.spawning import HOST
 
@@ -95,17 +99,20 @@ def choose_tool(wish: Literal["auto", "wrk", "own"]) -> Tool:
 
 def send(tool: Tool, payload: Payload, port: int, load: Load, progress: Progress) -> Outcome:
     """Send `payload`'s requests in turn to a port of this machine. Raises LoadError."""
-    with _requests_file(payload.raw_requests(HOST, port)) as path:
-        if tool == "wrk" and load.requests is None:
-            return _by_wrk(path, port, load, progress)
-        return _by_own(path, port, load, progress)
+    with tempfile.NamedTemporaryFile(prefix="polylect-bench-", suffix=".requests") as file:
+        file.write(slots.pack(payload.templates(HOST, port)))
+        file.flush()
+        if tool == "wrk" and load.requests is None and payload.protocol == "http":
+            return _by_wrk(Path(file.name), payload, port, load, progress)
+        return _by_own(Path(file.name), payload, port, load, progress)
 
 
-def _by_wrk(path: Path, port: int, load: Load, progress: Progress) -> Outcome:
+def _by_wrk(path: Path, payload: Payload, port: int, load: Load, progress: Progress) -> Outcome:
     assert load.seconds is not None
     seconds = max(1, round(load.seconds))
     command = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", f"--timeout={_WRK_TIMEOUT}"]
     command += ["-s", str(_WRK_SCRIPT), f"http://{HOST}:{port}/", "--", str(path)]
+    command.append(str(payload.events_per_request))
     begun_at = time.time()
     with _child_cpu() as cpu, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
         _watch(wrk, seconds, progress)
@@ -125,8 +132,18 @@ def _by_wrk(path: Path, port: int, load: Load, progress: Progress) -> Outcome:
     )
 
 
-def _by_own(path: Path, port: int, load: Load, progress: Progress) -> Outcome:
-    order = {"requests_file": str(path), "host": HOST, "port": port, **asdict(load)}
+def _by_own(path: Path, payload: Payload, port: int, load: Load, progress: Progress) -> Outcome:
+    order = {
+        "requests_file": str(path),
+        "events_per_request": payload.events_per_request,
+        "protocol": payload.protocol,
+        "host": HOST,
+        "port": port,
+        "path": payload.requests[0].path,
+        "metadata": dict(payload.requests[0].headers),
+        "answer_bytes": payload.answer_bytes,
+        **asdict(load),
+    }
     command = [sys.executable, "-m", "benchmarks.loader"]
     with (
         _child_cpu() as cpu,
@@ -176,12 +193,3 @@ def _child_cpu() -> Iterator[Callable[[], float]]:
 def _children_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-@contextmanager
-def _requests_file(requests: list[bytes]) -> Iterator[Path]:
-    with tempfile.NamedTemporaryFile(prefix="polylect-bench-", suffix=".requests") as file:
-        for request in requests:
-            file.write(b"%010d" % len(request) + request)
-        file.flush()
-        yield Path(file.name)

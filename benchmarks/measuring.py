@@ -5,8 +5,9 @@ Hides how "level" is seen and who used the CPU meanwhile.
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from benchmarks.figures import Account, Figure, Target
@@ -15,11 +16,25 @@ from benchmarks.payloads import Payload
 from benchmarks.processes import read_cpu
 from benchmarks.stack import Source, Stack
 
-_LEVEL_SECONDS = 120.0
+# How long a queue that does not shrink is waited for.
+_STUCK_SECONDS = 60.0
 _POLL_SECONDS = 0.02
+# After so many looks at an empty queue the missing rows are lost.
+_LOOKS_FOR_LOST = 50
+# Received by another process of the same machine.
+_CLOCK_SLACK = timedelta(seconds=1)
 # More than this and a rate says little of the product.
 _QUIET_SHARE = 0.1
 PARTS = ("facade", "core", "worker", "postgres")
+
+
+@dataclass(frozen=True)
+class Door:
+    """Another way into the system: a process that is no part of it."""
+
+    part: str
+    port: int
+    pid: int
 
 
 @dataclass(frozen=True)
@@ -28,27 +43,39 @@ class Measured:
 
     outcome: Outcome
     account: Account
+    # Events in the queue at the last answer.
+    backlog: int
     # From the last answer to the last row visible in `events`.
     level_seconds: float
-    # Events per second, from the first request to the last row.
+    # From the last answer until statistics count the last event, too; None: that was not waited for.
+    counted_seconds: float | None
+    # Events per second, from the first request to the last row; repeated ones count.
     stored_rate: float
     cpu_seconds: dict[str, float]
     # Of the whole machine, taken by others than the system and the bench, 0 to 1.
     others_share: float
 
+    @property
+    def acknowledged_rate(self) -> float:
+        """Events acknowledged per second, until the last answer."""
+        return self.account.acknowledged / max(1e-9, self.outcome.seconds)
+
     def cpu_micros(self, part: str | None = None) -> float | None:
-        """Give the CPU microseconds an event cost, in one part or in all."""
-        if not self.account.stored:
+        """Give the CPU microseconds an event cost, repeated ones included, in one part or in all."""
+        events = self.account.stored + self.account.repeated
+        if not events:
             return None
         used = sum(self.cpu_seconds.values()) if part is None else self.cpu_seconds.get(part, 0.0)
-        return 1e6 * used / self.account.stored
+        return 1e6 * used / events
 
     def as_json(self) -> dict[str, Any]:
         """Give all of it."""
         return {
             "outcome": self.outcome.as_json(),
             "account": vars(self.account),
+            "backlog": self.backlog,
             "level_seconds": self.level_seconds,
+            "counted_seconds": self.counted_seconds,
             "stored_rate": self.stored_rate,
             "cpu_seconds": self.cpu_seconds,
             "cpu_micros_per_event": self.cpu_micros(),
@@ -57,18 +84,39 @@ class Measured:
 
 
 def measure(
-    stack: Stack, tool: Tool, source: Source, payload: Payload, load: Load, progress: Progress
+    stack: Stack,
+    tool: Tool,
+    source: Source,
+    payload: Payload,
+    load: Load,
+    progress: Progress,
+    *,
+    answered: Callable[[], None] | None = None,
+    through: Door | None = None,
+    await_counted: bool = True,
 ) -> Measured:
-    """Send `payload` as that source, and follow every event into `events`."""
-    stored_before, quarantined_before = stack.stored(source), stack.quarantined(source)
-    cpu_before = read_cpu(stack.pid)
-    outcome = send(tool, payload, stack.http_port, load, progress)
+    """Send `payload` as that source, and follow every event into `events` and into statistics.
+
+    Calls `answered` after the last answer. Goes in by the system's own ports, or `through` another door.
+    """
+    since = datetime.now(UTC) - _CLOCK_SLACK
+    stored_before, quarantined_before = stack.stored(source, since), stack.quarantined(source)
+    besides = {through.part: through.pid} if through else {}
+    port = through.port if through else stack.port(payload.protocol)
+    cpu_before = read_cpu(stack.pid, besides)
+    outcome = send(tool, payload, port, load, progress)
     size = payload.events_per_request
     acknowledged = outcome.acknowledged * size
-    level_at, stored = _await_level(stack, source, stored_before + acknowledged)
-    cpu = read_cpu(stack.pid)
+    distinct = payload.distinct_events(outcome.acknowledged)
+    backlog = stack.queued()
+    if answered:
+        answered()
+    level_at, stored = _await_level(stack, source, since, stored_before + distinct)
+    counted_at = _await_empty(stack.uncounted) if await_counted else None
+    cpu = read_cpu(stack.pid, besides)
     account = Account(
         acknowledged=acknowledged,
+        repeated=acknowledged - distinct,
         stored=stored - stored_before,
         refused=outcome.refused,
         broken=outcome.broken,
@@ -85,32 +133,37 @@ def measure(
     return Measured(
         outcome=outcome,
         account=account,
+        backlog=backlog,
         level_seconds=max(0.0, level_at - outcome.last_answer_at),
-        stored_rate=account.stored / max(1e-9, level_at - outcome.first_request_at),
+        counted_seconds=max(0.0, counted_at - outcome.last_answer_at) if counted_at else None,
+        stored_rate=(account.stored + account.repeated) / max(1e-9, level_at - outcome.first_request_at),
         cpu_seconds=cpu.since(cpu_before),
         others_share=others_share,
     )
 
 
-def _await_level(stack: Stack, source: Source, expected: int) -> tuple[float, int]:
+def _await_level(stack: Stack, source: Source, since: datetime, expected: int) -> tuple[float, int]:
     """Wait until the queue is empty and the source has the rows; give when, and how many it has.
 
     Returns what there is when the queue does not shrink any more.
     """
-    fewest, silent_since = stack.queued() + 1, time.monotonic()
-    while time.monotonic() - silent_since < _LEVEL_SECONDS:
-        queued = stack.queued()
-        if queued == 0:
-            at = time.time()
-            stored = stack.stored(source)
-            if stored >= expected:
-                return at, stored
-        if queued < fewest:
-            fewest, silent_since = queued, time.monotonic()
-        if queued == 0 and time.monotonic() - silent_since > 5:
-            break  # an empty queue gives nothing more: the rows are lost
+    for _ in range(_LOOKS_FOR_LOST):
+        at = _await_empty(stack.queued)
+        stored = stack.stored(source, since)
+        if stored >= expected:
+            break
+        time.sleep(_POLL_SECONDS)  # an empty queue gives nothing more, but another look
+    return at, stored
+
+
+def _await_empty(waiting: Callable[[], int]) -> float:
+    """Wait until nothing waits, or no less than before for long; give when, by the clock."""
+    fewest, fewest_since = waiting() + 1, time.monotonic()
+    while (left := waiting()) and time.monotonic() - fewest_since < _STUCK_SECONDS:
+        if left < fewest:
+            fewest, fewest_since = left, time.monotonic()
         time.sleep(_POLL_SECONDS)
-    return time.time(), stack.stored(source)
+    return time.time()
 
 
 def median(values: Sequence[float | None]) -> float | None:
@@ -119,13 +172,35 @@ def median(values: Sequence[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def cpu_figures(runs: Sequence[Measured], target: Target | None = None) -> list[Figure]:
+def latency_figures(runs: Sequence[Measured], p99: Target | None = None) -> list[Figure]:
+    """Give the percentiles of an answer's time."""
+    return [
+        Figure("p50", median([run.outcome.p50_ms for run in runs]), "ms", 1),
+        Figure("p95", median([run.outcome.p95_ms for run in runs]), "ms", 1),
+        Figure("p99", median([run.outcome.p99_ms for run in runs]), "ms", 1, p99),
+    ]
+
+
+def cpu_figures(
+    runs: Sequence[Measured], target: Target | None = None, parts: Sequence[str] = PARTS
+) -> list[Figure]:
     """Give the CPU microseconds per event of each part, and of all."""
     figures = [
-        Figure(f"CPU {part}", median([run.cpu_micros(part) for run in runs]), "µs/event") for part in PARTS
+        Figure(f"CPU {part}", median([run.cpu_micros(part) for run in runs]), "µs/ev") for part in parts
     ]
-    figures.append(Figure("CPU all", median([run.cpu_micros() for run in runs]), "µs/event", target=target))
+    figures.append(Figure("CPU all", median([run.cpu_micros() for run in runs]), "µs/ev", target=target))
     return figures
+
+
+def after_figures(
+    runs: Sequence[Measured], level: Target | None = None, counted: Target | None = None
+) -> list[Figure]:
+    """Give how long after the last answer all was stored, and counted; and who else used the machine."""
+    return [
+        Figure("level after", median([run.level_seconds for run in runs]), "s", 2, level),
+        Figure("counted", median([run.counted_seconds for run in runs]), "s", 1, counted),
+        Figure("others", 100 * max(run.others_share for run in runs), "% CPU"),
+    ]
 
 
 def total_account(runs: Sequence[Measured]) -> Account:

@@ -109,10 +109,14 @@ class CpuReading:
         return max(0.0, others / ((self.at - before.at) * self.cpus)) if self.at > before.at else 0.0
 
 
-def read_cpu(supervisor_pid: int) -> CpuReading:
-    """Read the CPU time of the system's processes, their ended children included, and the bench's own."""
+def read_cpu(supervisor_pid: int, besides: Mapping[str, int] | None = None) -> CpuReading:
+    """Read the CPU time of the system's processes, their ended children included, and the bench's own.
+
+    `besides` are parts that are not below the supervisor, by name with their process id.
+    """
     parts: Counter[str] = Counter()
-    for part, process in processes_of(supervisor_pid):
+    others = [(part, psutil.Process(pid)) for part, pid in (besides or {}).items()]
+    for part, process in [*processes_of(supervisor_pid), *others]:
         with contextlib.suppress(psutil.NoSuchProcess):
             used = process.cpu_times()
             parts[part] += used.user + used.system

@@ -53,7 +53,8 @@ def main(
             task = progress.add_task("starting", total=1.0)
             stack.start()
             stack.connect()
-            source = stack.make_source("bench", "pulse", "--site", "bench")
+            source = stack.make_source("bench")
+            secret = stack.make_key(source, "pulse", "--site", "bench")
             progress.update(task, description="building the data set")
             began = time.monotonic()
             count = query_data.build(
@@ -64,7 +65,7 @@ def main(
             )
             progress.update(task, description="asking", completed=0.0)
             timings = _ask_all(
-                stack, source.secret, repeats, groups, lambda share: progress.update(task, completed=share)
+                stack, secret, repeats, groups, lambda share: progress.update(task, completed=share)
             )
     except (StackError, psycopg.Error) as error:
         console.print(f"[bold red]can't be measured:[/] {error}", highlight=False)

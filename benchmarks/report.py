@@ -9,39 +9,69 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.figures import Figure, RowResult, Target
+from benchmarks.figures import Account, Figure, RowResult, Target
 
 
 def show_row(console: Console, row: RowResult) -> None:
-    """Print one row: its figures side by side, a target below its figure."""
+    """Print one row: its lines with their figures side by side, a target below its figure."""
     table = Table(title=row.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for figure in row.figures:
-        table.add_column(f"{figure.name}\n[dim]{figure.unit}[/]", justify="right", no_wrap=True)
-    table.add_row(*(_value_text(figure) for figure in row.figures))
-    if any(figure.target for figure in row.figures):
-        table.add_row(*(_target_text(figure) for figure in row.figures))
+    columns = {figure.name: figure.unit for line in row.lines for figure in line.figures}
+    labelled = any(line.label for line in row.lines)
+    if labelled:
+        table.add_column("", no_wrap=True)
+    tallest = max((name.count(" ") for name in columns), default=0)
+    for name, unit in columns.items():
+        # A word below the other, the last ones in one line.
+        above = "\n" * (tallest - name.count(" "))
+        head = name.replace(" ", "\n")
+        table.add_column(f"{above}{head}\n[dim]{unit}[/]", justify="right", no_wrap=True)
+    for line in row.lines:
+        figures = {figure.name: figure for figure in line.figures}
+        shown = [figures.get(name, Figure(name, None)) for name in columns]
+        label = [line.label] if labelled else []
+        table.add_row(*label, *(_value_text(figure) for figure in shown))
+        if any(figure.target for figure in shown):
+            table.add_row(*([""] if labelled else []), *(_target_text(figure) for figure in shown))
     console.print()
     console.print(table)
-    _show_account(console, row)
+    _show_accounts(console, row)
 
 
-def _show_account(console: Console, row: RowResult) -> None:
-    account = row.account
-    if account.acknowledged or account.refused or account.broken:
-        parts = [f"{account.acknowledged:,} events acknowledged, {account.stored:,} in `events`"]
-        if account.stored != account.acknowledged and account.balanced:
-            parts.append(f"{account.stored - account.acknowledged:,} unanswered when the loader hung up")
-        for count, what in (
-            (account.refused, "requests refused"),
-            (account.broken, "connections broken"),
-            (account.quarantined, "events quarantined"),
-        ):
-            if count:
-                parts.append(f"[red]{count:,} {what}[/]")
-        mark = "[green]nothing lost[/]" if account.balanced else "[bold red]NOT THE SAME[/]"
-        console.print(f"{'; '.join(parts)}: {mark}")
-    for note in dict.fromkeys(account.notes):
+def _show_accounts(console: Console, row: RowResult) -> None:
+    accounts = {"": Account(), "besides": row.besides}
+    for line in row.lines:
+        # One that is in order says no more by itself than in the sum.
+        clean = line.account.balanced and not (line.account.refused or line.account.broken)
+        if clean:
+            accounts[""].add(line.account)
+        else:
+            accounts[line.label] = line.account
+    for label, account in accounts.items():
+        if label != "besides" or not account.balanced:
+            _show_account(console, label, account)
+    notes = [note for line in row.lines for note in line.account.notes]
+    for note in dict.fromkeys([*notes, *row.besides.notes]):
         console.print(f"[yellow]{note}[/]")
+
+
+def _show_account(console: Console, label: str, account: Account) -> None:
+    if not (account.acknowledged or account.refused or account.broken):
+        return
+    parts = [f"{account.acknowledged:,} events acknowledged, {account.stored:,} in `events`"]
+    if account.repeated:
+        parts.append(f"{account.repeated:,} had been sent before")
+    more = account.stored + account.repeated - account.acknowledged
+    if more and account.balanced:
+        parts.append(f"{more:,} unanswered when the loader hung up")
+    for count, what in (
+        (account.refused, "requests refused"),
+        (account.broken, "connections broken"),
+        (account.quarantined, "events quarantined"),
+    ):
+        if count:
+            parts.append(f"[red]{count:,} {what}[/]")
+    mark = "[green]nothing lost[/]" if account.balanced else "[bold red]NOT THE SAME[/]"
+    console.print(f"{f'{label}: ' if label else ''}{'; '.join(parts)}: {mark}", highlight=False)
 
 
 def show_targets(console: Console, rows: Iterable[RowResult]) -> None:
@@ -49,20 +79,24 @@ def show_targets(console: Console, rows: Iterable[RowResult]) -> None:
     table = Table(
         title="Figures to reach", title_justify="left", title_style="bold", box=None, pad_edge=False
     )
-    table.add_column("row")
-    table.add_column("figure")
+    for name in ("row", "", "figure"):
+        table.add_column(name)
     for name in ("target", "measured"):
         table.add_column(name, justify="right")
     table.add_column("")
     for row in rows:
-        for figure in row.figures:
-            if figure.target:
-                target = f"{_sign(figure.target)} {_number(figure.target.bound, figure.digits)} {figure.unit}"
-                measured = f"{_number(figure.value, figure.digits)} {figure.unit}"
-                table.add_row(row.name, figure.name, target, measured, _verdict(figure))
+        for line in row.lines:
+            for figure in line.figures:
+                if figure.target:
+                    table.add_row(row.name, line.label, figure.name, *_judged(figure, figure.target))
     if table.row_count:
         console.print()
         console.print(table)
+
+
+def _judged(figure: Figure, target: Target) -> tuple[str, str, Text]:
+    bound = f"{_sign(target)} {_number(target.bound, figure.digits)} {figure.unit}"
+    return bound, f"{_number(figure.value, figure.digits)} {figure.unit}", _verdict(figure)
 
 
 def _value_text(figure: Figure) -> Text:

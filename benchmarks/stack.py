@@ -14,11 +14,13 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from benchmarks.payloads import Protocol
 from benchmarks.spawning import HOST, die_with_us, free_ports
 
 _READY_SECONDS = 120.0
@@ -35,8 +37,8 @@ class StackError(Exception):
 class Source:
     """A source made for the bench, without a rate limit."""
 
+    name: str
     source_id: str
-    secret: str
 
 
 class Stack:
@@ -69,6 +71,10 @@ class Stack:
     def log_path(self) -> Path:
         """Where all parts write."""
         return self.directory / "log"
+
+    def port(self, protocol: Protocol) -> int:
+        """Tell where a protocol is spoken."""
+        return self.http_port if protocol == "http" else self.grpc_port
 
     def start(self) -> float:
         """Start all parts; give the seconds until GET /readyz answers 200. Raises StackError."""
@@ -127,6 +133,13 @@ class Stack:
         """Open `database`, to be used for looking and for ceilings."""
         self.database = psycopg.connect(self.ask("database-url").strip(), autocommit=True)
 
+    def restart(self, **environment: str) -> None:
+        """Start again over the same data, with these settings changed. Raises StackError."""
+        self.stop()
+        self._environment |= environment
+        self.start()
+        self.connect()
+
     def durability(self) -> dict[str, str]:
         """Give the settings that make 2xx mean stored. Raises StackError when one is off."""
         shown = dict.fromkeys(DURABILITY, "")
@@ -138,12 +151,16 @@ class Stack:
             raise StackError(f"{', '.join(off)} not on: the figures would mean nothing")
         return shown
 
-    def make_source(self, name: str, kind: str, *key_arguments: str) -> Source:
-        """Make a source without rate limit, and a key."""
+    def make_source(self, name: str) -> Source:
+        """Make a source without rate limit."""
         source = json.loads(self.ask("source", "create", name, "--json"))
         self.ask("source", "set", name, "--rate-limit", "off")
-        key = json.loads(self.ask("key", "create", name, "--kind", kind, *key_arguments, "--json"))
-        return Source(source["source_id"], key["secret"])
+        return Source(name, source["source_id"])
+
+    def make_key(self, source: Source, kind: str, *arguments: str) -> str:
+        """Make a key of a source; give the secret."""
+        key = json.loads(self.ask("key", "create", source.name, "--kind", kind, *arguments, "--json"))
+        return str(key["secret"])
 
     def ask(self, *arguments: str) -> str:
         """Run the command line; give what it prints. Raises StackError."""
@@ -159,9 +176,10 @@ class Stack:
             raise StackError(f"`polylect {' '.join(arguments)}` failed: {done.stderr or done.stdout}")
         return done.stdout
 
-    def stored(self, source: Source) -> int:
-        """Count the source's rows in `events`."""
-        return self._count("SELECT count(*) FROM events WHERE source_id = %s", source.source_id)
+    def stored(self, source: Source, since: datetime) -> int:
+        """Count the source's rows in `events` that were received since, to spare the days before."""
+        statement = "SELECT count(*) FROM events WHERE source_id = %s AND received_at >= %s"
+        return self._count(statement, source.source_id, since)
 
     def quarantined(self, source: Source) -> int:
         """Count the source's rows in `quarantine`."""
@@ -170,6 +188,10 @@ class Stack:
     def queued(self) -> int:
         """Count the events that wait in the queue; a worker takes them out as it makes them visible."""
         return self._count("SELECT coalesce(sum(item_count), 0) FROM queue")
+
+    def uncounted(self) -> int:
+        """Count what a worker has yet to take into statistics, in claims."""
+        return self._count("SELECT count(*) FROM rollup_queue")
 
     def _count(self, statement: str, *values: object) -> int:
         row = self.database.execute(statement, values).fetchone()

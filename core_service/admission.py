@@ -64,7 +64,7 @@ _read_shallow = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 class Receipt:
     """What all events of one request have in common, and what became of them."""
 
-    __slots__ = ("items", "key", "received_at", "request", "results", "stamp", "vendor_ids")
+    __slots__ = ("items", "key", "received_at", "refused", "request", "results", "stamp", "vendor_ids")
 
     def __init__(
         self, key: KeyEntry, received_at: Timestamp, request: ClientRequest, results: Results
@@ -75,6 +75,8 @@ class Receipt:
         self.request = request
         self.results = results
         self.vendor_ids: Mapping[str, str] = {}
+        # Of its events so many.
+        self.refused = 0
         # What is to be made durable, each an EventBatch of one item.
         self.items: list[bytes] = []
         # What is added to every event.
@@ -311,6 +313,7 @@ def _refuse(rejection: Rejection, raw: bytes, receipt: Receipt, kept: Circumstan
         client_ip=receipt.request.client_ip,
         circumstances=kept,
     )
+    receipt.refused += 1
     receipt.items.append(field(_QUARANTINED, refused.SerializeToString()))
     receipt.results.add().rejection.CopyFrom(rejection)
 

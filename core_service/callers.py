@@ -121,7 +121,12 @@ def metadata_value(context: Context, name: str) -> str:
 
 def request_id_of(context: Context) -> str:
     """Give the caller's own request id; a new one when it gave none."""
-    return metadata_value(context, "x-request-id")[:_REQUEST_ID_CHARACTERS] or str(uuid7())
+    return given_request_id(context) or str(uuid7())
+
+
+def given_request_id(context: Context) -> str:
+    """Give the caller's own request id; "" when it gave none."""
+    return metadata_value(context, "x-request-id")[:_REQUEST_ID_CHARACTERS]
 
 
 def client_ip_of(context: Context) -> str:

@@ -97,3 +97,13 @@ def missing(field: str) -> CoreError:
 def reason_word(reason: ErrorReason.ValueType) -> str:
     """Give the reason as ErrorInfo carries it: CREDENTIAL_MISSING."""
     return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
+
+
+def reason_label(reason: ErrorReason.ValueType) -> str:
+    """Give the reason as label and log line have it: credential_missing; "" for none.
+
+    reason_61 for a newer facade's.
+    """
+    if not reason:
+        return ""
+    return reason_word(reason).lower() if reason in ErrorReason.values() else f"reason_{reason}"

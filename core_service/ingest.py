@@ -4,9 +4,10 @@ An answer leaves only when everything it speaks of is durable.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
+from time import monotonic
 from typing import Any, TypeAlias
 
 import structlog
@@ -31,16 +32,19 @@ from polylect.v1.trail_pb2 import ReportRefusalsRequest, ReportRefusalsResponse
 from core_service.admission import Admission, Receipt, Results, received_at_of, write_rejection
 from core_service.callers import Callers, Context, bearer_token, request_id_of
 from core_service.commit import Consignment, GroupCommit
+from core_service.counts import Counts
 from core_service.errors import CoreError, Objection, StorageUnavailable
 from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyEntry
 from core_service.moments import hour_of, timestamp_of
 from core_service.ports import GRPC, LedgerLine
 from core_service.refusals import Refusals
+from core_service.verdicts import count_durable, log_refused
 
 MAX_EVENTS = 1_000
 _STREAM_READ_AHEAD = 64
-_SERVICE = "/polylect.v1.IngestService"
+_INGEST = "/polylect.v1.IngestService/Ingest"
+_INGEST_STREAM = "/polylect.v1.IngestService/IngestStream"
 
 _BROKEN = Objection(reasons.ERROR_REASON_INTERNAL, "Internal error")
 
@@ -62,10 +66,12 @@ class IngestServicer(IngestServiceServicer):
         *,
         group_commit: GroupCommit,
         refusals: Refusals,
+        counts: Counts,
         clock: Callable[[], datetime],
         draining: asyncio.Event,
     ) -> None:
         """Take the parts; `draining` ends streams."""
+        self._counts = counts
         self._callers = callers
         self._admission = admission
         self._fingerprints = fingerprints
@@ -104,6 +110,7 @@ class IngestServicer(IngestServiceServicer):
         consignment = Consignment()
         placed: list[tuple[ClientOutcome, range]] = []
         refused: list[tuple[ClientRequest, ClientOutcome]] = []
+        spoiled: list[tuple[ClientOutcome, Receipt]] = []
         for one in request.requests:
             outcome = response.outcomes.add()
             try:
@@ -128,14 +135,39 @@ class IngestServicer(IngestServiceServicer):
                 continue
             if receipt.items:
                 placed.append((outcome, consignment.add(receipt.items, _ledger_line(receipt))))
+                if receipt.refused:
+                    spoiled.append((outcome, receipt))
+        try:
+            errors = await self._commit(consignment, response, placed)
+        except CoreError as error:
+            # A call that fails as a whole: counting its requests is its facade's.
+            for one in request.requests:
+                log_refused(one, error.reason, self._admission.source_id_of(one, now))
+            raise
+        if any(errors):
+            pairs = zip(request.requests, response.outcomes, strict=True)
+            refused = [(one, outcome) for one, outcome in pairs if outcome.HasField("refusal")]
+        durable = [receipt for outcome, receipt in spoiled if not outcome.HasField("refusal")]
+        count_durable(self._counts, consignment, errors, durable)
+        self._note_refused(refused, now)
+
+    async def _commit(
+        self,
+        consignment: Consignment,
+        response: BatchIngestResponse | BatchIngestStreamResponse,
+        placed: Sequence[tuple[ClientOutcome, range]],
+    ) -> list[CoreError | None]:
+        """Make it durable, and refuse the requests of which a part is not. Raises when these are all."""
         errors = await self._group_commit.commit(consignment.parcels)
         if any(errors):
             _refuse_undurable(response, placed, errors)
-            pairs = zip(request.requests, response.outcomes, strict=True)
-            refused = [(one, outcome) for one, outcome in pairs if outcome.HasField("refusal")]
-        # Not of a call that failed as a whole: these are its facade's to report.
+        return errors
+
+    def _note_refused(self, refused: Iterable[tuple[ClientRequest, ClientOutcome]], now: float) -> None:
         for one, outcome in refused:
-            self._refusals.note_request(one, outcome.refusal, self._admission.source_id_of(one, now))
+            source_id = self._admission.source_id_of(one, now)
+            log_refused(one, outcome.refusal.reason, source_id)
+            self._refusals.note_request(one, outcome.refusal, source_id)
 
     async def ReportRefusals(  # noqa: N802 - the proto's name
         self, request: ReportRefusalsRequest, context: Context
@@ -149,7 +181,7 @@ class IngestServicer(IngestServiceServicer):
         """Judge and commit one caller's events."""
         key = self._callers.require_key(context)
         response = IngestResponse()
-        await self._take_direct(request.events, key, context, f"{_SERVICE}/Ingest", response.results)
+        await self._take_direct(request.events, key, context, _INGEST, response.results)
         return response
 
     async def IngestStream(  # noqa: N802 - the proto's name
@@ -207,7 +239,12 @@ class IngestServicer(IngestServiceServicer):
             error.event_count = len(message.events) or 1
             raise
         response = IngestStreamResponse()
-        await self._take_direct(message.events, key, context, f"{_SERVICE}/IngestStream", response.results)
+        started = monotonic()
+        try:
+            await self._take_direct(message.events, key, context, _INGEST_STREAM, response.results)
+        finally:
+            self._counts.time_call(_INGEST_STREAM, started)
+        self._counts.count_call(_INGEST_STREAM)
         return response
 
     async def _have_salt(self, received_at: Timestamp) -> None:
@@ -242,7 +279,10 @@ class IngestServicer(IngestServiceServicer):
         consignment = Consignment()
         self._admission.judge_direct(events, receipt)
         consignment.add(receipt.items, _ledger_line(receipt))
-        for error in await self._group_commit.commit(consignment.parcels):
+        errors = await self._group_commit.commit(consignment.parcels)
+        spoiled = [receipt] if receipt.refused and not any(errors) else []
+        count_durable(self._counts, consignment, errors, spoiled)
+        for error in errors:
             if error is not None:
                 raise error
 

@@ -7,6 +7,7 @@ facade without room. Knows which calls are under way, so that a drain can wait f
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from time import monotonic
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
@@ -16,8 +17,15 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from polylect.v1 import error_reason_pb2 as reasons
 
-from core_service.callers import Callers, Context, Metadata, client_ip_of, request_id_of
-from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, StorageUnavailable, reason_word
+from core_service.callers import Callers, Context, Metadata, client_ip_of, given_request_id, request_id_of
+from core_service.counts import Counts
+from core_service.errors import (
+    OVERLOAD_RETRY_SECONDS,
+    CoreError,
+    StorageUnavailable,
+    reason_label,
+    reason_word,
+)
 from core_service.ingest import MAX_EVENTS
 from core_service.raw_message import MESSAGE_BYTES, RawLimits, parse
 from core_service.refusals import Refusals, RefusedCall
@@ -50,10 +58,11 @@ log = structlog.get_logger()
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Lets calls in, answers their errors with a rich status, and counts them."""
 
-    def __init__(self, callers: Callers, refusals: Refusals) -> None:
+    def __init__(self, callers: Callers, refusals: Refusals, counts: Counts) -> None:
         """Start with no call under way."""
         self._callers = callers
         self._refusals = refusals
+        self._counts = counts
         self._of_facade: dict[str, Handler] = {}
         self._of_others: dict[str, Handler] = {}
         self._client_places = _Places(_CLIENT_CALLS)
@@ -98,10 +107,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
         async def answer(raw: bytes, context: Context) -> object:
             self._enter(context)
+            started = monotonic()
             try:
-                return await call(parse(raw, parser, _NO_LIMITS), context)
+                response = await call(parse(raw, parser, _NO_LIMITS), context)
             except Exception as error:
-                await _abort(context, _as_core_error(error, method))
+                await self._end(error, method, context)
+            finally:
+                self._counts.time_call(method, started)
+            self._counts.count_call(method)
+            return response
 
         return grpc.unary_unary_rpc_method_handler(
             cast("Any", answer), response_serializer=handler.response_serializer
@@ -114,24 +128,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         async def answer(_: object, context: Context) -> None:
             try:
                 # A message counts no longer than its call, whoever holds the generator still.
-                async with aclosing(self._each(parser, context)) as messages:
+                async with aclosing(self._each(method, parser, context)) as messages:
                     await _stream(cast("Any", handler.stream_stream)(messages, context), context)
             except Exception as error:
-                await _abort(context, _as_core_error(error, method))
+                await self._end(error, method, context)
 
         return grpc.stream_stream_rpc_method_handler(
             cast("Any", answer), response_serializer=handler.response_serializer
         )
 
-    async def _each(self, parser: Callable[[bytes], Any], context: Context) -> AsyncGenerator[Any, None]:
+    async def _each(
+        self, method: str, parser: Callable[[bytes], Any], context: Context
+    ) -> AsyncGenerator[Any, None]:
         """Give message after message; each is under way until the next is asked for."""
         while isinstance(raw := await context.read(), bytes):
             self._calls += 1
             self._idle.clear()
+            started = monotonic()
             try:
                 yield parse(raw, parser, _NO_LIMITS)
             finally:
                 self._leave(None)
+                self._counts.time_call(method, started)
+            # The next is asked for, so this one has its answer.
+            self._counts.count_call(method)
 
     def _wrap_own(self, handler: Handler, method: str) -> Handler:
         limits = RawLimits(MESSAGE_BYTES, MAX_EVENTS if method in _EVENT_METHODS else None)
@@ -140,6 +160,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         require = self._callers.require_facade if facade_only else self._callers.require_anyone
 
         async def answer(requests: AsyncIterator[bytes], context: Context) -> None:
+            started = monotonic()
             try:
                 require(context)
                 with self._client_places:
@@ -155,17 +176,38 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                     else:
                         self._enter(context)
                         await _stream(cast("Any", handler.stream_stream)(messages, context), context)
+            except asyncio.CancelledError:
+                # As those who follow go.
+                self._counts.count_call(method, grpc.StatusCode.CANCELLED.name)
+                raise
             except Exception as error:
-                refusal = _as_core_error(error, method)
-                if method in _EVENT_METHODS and refusal.event_count:
-                    self._note_refused(method, refusal, context)
-                await _abort(context, refusal)
+                await self._end(error, method, context)
+            finally:
+                # How long a stream is open is its caller's affair.
+                if handler.unary_unary:
+                    self._counts.time_call(method, started)
+            # Of a stream of requests each was counted when it was answered.
+            if not handler.stream_stream:
+                self._counts.count_call(method)
 
         return _unread(answer, handler)
 
-    def _note_refused(self, method: str, refusal: CoreError, context: Context) -> None:
+    async def _end(self, error: Exception, method: str, context: Context) -> NoReturn:
+        """End a call with an error: counted, logged with the caller's own request id, told."""
+        has_events = method in _EVENT_METHODS
+        request_id = request_id_of(context) if has_events else given_request_id(context)
+        refusal = _as_core_error(error, method, request_id)
+        # A stream that ends with the core has all its answers.
+        if refusal.event_count:
+            self._counts.count_call(method, refusal.status.name, refusal.reason)
+            reason = reason_label(refusal.reason)
+            log.info("call_refused", method=method, request_id=request_id, reason=reason)
+            if has_events:
+                self._note_refused(method, refusal, context, request_id)
+        await _abort(context, refusal)
+
+    def _note_refused(self, method: str, refusal: CoreError, context: Context, request_id: str) -> None:
         """Have refused events counted, and tell the caller by which id to ask for them."""
-        request_id = request_id_of(context)
         source_id = self._callers.source_id_of(context)
         call = RefusedCall(method, source_id, request_id, client_ip_of(context))
         self._refusals.note_call(call, refusal)
@@ -194,7 +236,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             except TimeoutError:
                 await _abort(context, CoreError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, _NO_MESSAGE))
             except Exception as error:
-                await _abort(context, _as_core_error(error, method))
+                await _abort(context, _as_core_error(error, method, ""))
 
         return _unread(answer, handler)
 
@@ -257,15 +299,15 @@ async def _stream(answers: AsyncGenerator[Any, None], context: Context) -> None:
             await context.write(response)
 
 
-def _as_core_error(error: Exception, method: str) -> CoreError:
+def _as_core_error(error: Exception, method: str, request_id: str) -> CoreError:
     if isinstance(error, CoreError):
         # gRPC keeps what ends a call for a while; its frames would keep the raw message.
         error.__context__ = None
         return error.with_traceback(None)
     if isinstance(error, ConnectionError):
-        log.warning("storage_unavailable", method=method, error=str(error))
+        log.warning("storage_unavailable", method=method, request_id=request_id, error=str(error))
         return StorageUnavailable()
-    log.error("call_failed", method=method, exc_info=error)
+    log.error("call_failed", method=method, request_id=request_id, exc_info=error)
     return CoreError(reasons.ERROR_REASON_INTERNAL, "Internal error")
 
 

@@ -124,6 +124,19 @@ class EventStore(Protocol):
         """
 
 
+class QuarantineExtent(Protocol):
+    """How much there is in quarantine, and how much was dropped so far."""
+
+    @property
+    def entries(self) -> int: ...
+
+    @property
+    def for_room(self) -> int: ...
+
+    @property
+    def for_age(self) -> int: ...
+
+
 class QuarantineStore(Protocol):
     """What was refused. `source_id` None means all sources; ids no entry has are left out."""
 
@@ -153,6 +166,9 @@ class QuarantineStore(Protocol):
 
     async def discard(self, source_id: str, filters: QuarantineFilter, quarantine_ids: Sequence[str]) -> int:
         """Delete entries of one source, with ids those only, and give their number."""
+
+    async def extent(self) -> QuarantineExtent:
+        """Tell how much there is of all sources together; it counts them all."""
 
     async def summaries(self, source_id: str | None) -> list[QuarantineSummary]:
         """Tell how much there is of each source, by source_id; of which nothing is known is left out."""
@@ -207,6 +223,10 @@ class QueueState(Protocol):
     def age_seconds(self) -> float:
         """Of the oldest; 0 when nothing waits."""
 
+    @property
+    def rollup_age_seconds(self) -> float:
+        """Of the oldest stored event that statistics' tables have yet to take in; 0 when there is none."""
+
 
 class TrailStore(Protocol):
     """Reading what came of everything. `source_id` None means all sources."""
@@ -222,6 +242,12 @@ class TrailStore(Protocol):
         """Give a page of the ledger's hours, from inclusive, until exclusive.
 
         Raises ValueError for a page token that is not one of its own.
+        """
+
+    async def ledger_by_dialect(self) -> GetLedgerResponse:
+        """Give the whole ledger, summed up: an entry for each dialect, of no source and hour.
+
+        It reads all of it.
         """
 
     async def queue_state(self) -> QueueState:

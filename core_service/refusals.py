@@ -19,6 +19,7 @@ from polylect.v1.ingest_pb2 import ClientRequest
 from polylect.v1.trail_pb2 import Refusal, ReportRefusalsRequest
 from uuid_utils import uuid7
 
+from core_service.counts import Counts
 from core_service.errors import CoreError
 from core_service.moments import hour_of, timestamp_of
 from core_service.ports import GRPC, NO_SOURCE, LedgerLine, RefusalStore
@@ -50,8 +51,9 @@ class RefusedCall(NamedTuple):
 class Refusals:
     """Gathers what is refused."""
 
-    def __init__(self, store: RefusalStore, clock: Callable[[], datetime]) -> None:
+    def __init__(self, store: RefusalStore, clock: Callable[[], datetime], counts: Counts) -> None:
         """Write to `store`."""
+        self._verdicts = counts
         self._store = store
         self._clock = clock
         self._counts: Counter[LedgerLine] = Counter()
@@ -71,8 +73,7 @@ class Refusals:
             client_ip=request.client_ip,
             event_count=len(request.items) or 1,
         )
-        self._count(refusal.source_id, refusal.dialect, refusal.received_at, refusal.event_count)
-        self._sample(refusal)
+        self._take(refusal)
 
     def note_call(self, call: RefusedCall, error: CoreError) -> None:
         """Take a gRPC caller's events that were refused with their call."""
@@ -86,8 +87,7 @@ class Refusals:
             client_ip=call.client_ip,
             event_count=error.event_count,
         )
-        self._count(refusal.source_id, refusal.dialect, refusal.received_at, refusal.event_count)
-        self._sample(refusal)
+        self._take(refusal)
 
     def note_report(self, report: ReportRefusalsRequest) -> None:
         """Take what a facade refused by itself. Raises CoreError for a report that is too long."""
@@ -134,6 +134,11 @@ class Refusals:
         self._counts.update(counts)
         for sample in (*samples, *newer):
             self._sample(sample)
+
+    def _take(self, refusal: Refusal) -> None:
+        self._count(refusal.source_id, refusal.dialect, refusal.received_at, refusal.event_count)
+        self._verdicts.count_refused(refusal.dialect, refusal.rejection.reason, refusal.event_count)
+        self._sample(refusal)
 
     def _count(self, source_id: str, dialect: str, received_at: Timestamp, events: int) -> None:
         line = (source_id, dialect, hour_of(received_at))

@@ -24,6 +24,7 @@ from polylect.v1.source_pb2_grpc import add_SourceServiceServicer_to_server
 from core_service.admission import Admission
 from core_service.callers import Callers
 from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
+from core_service.counts import Counts
 from core_service.discovery import add_reflection
 from core_service.fingerprint import Fingerprints
 from core_service.health import HealthMonitor
@@ -219,14 +220,15 @@ class _Core:
         self.draining = asyncio.Event()
         self.keys = KeyRing(stores.sources, localhost_origins=options.mode != "production")
         self.fingerprints = Fingerprints(stores.sources)
-        self.metrics = CoreMetrics(stores.trail)
-        self.group_commit = GroupCommit(stores.queue, self.metrics.commit)
-        self.refusals = Refusals(stores.refusals, clock)
+        counts = Counts()
+        self.metrics = CoreMetrics(counts, stores.trail, stores.quarantine)
+        self.group_commit = GroupCommit(stores.queue, counts.commit)
+        self.refusals = Refusals(stores.refusals, clock, counts)
         self.tails = Tails(stores.tail, clock)
         callers = Callers(
             self.keys, clock, admin_token=options.admin_token, facade_token=options.facade_token
         )
-        self.interceptor = CallInterceptor(callers, self.refusals)
+        self.interceptor = CallInterceptor(callers, self.refusals, counts)
         self.server = make_server(self.interceptor)
         quotas, readers = QuotaCounters(), Readers(callers, stores.sources)
         admission = Admission(self.keys, quotas, self.fingerprints)
@@ -236,6 +238,7 @@ class _Core:
             self.fingerprints,
             group_commit=self.group_commit,
             refusals=self.refusals,
+            counts=counts,
             clock=clock,
             draining=self.draining,
         )

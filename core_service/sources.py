@@ -167,11 +167,12 @@ class SourceServicer(SourceServiceServicer):
     ) -> source_pb2.RevokeKeyResponse:
         """End a key now."""
         self._callers.require_admin(context)
-        key = await self._store.revoke_key(request.key_id, self._clock())
+        now = self._clock()
+        key = await self._store.revoke_key(request.key_id, now)
         if key is None:
             raise _no_key(request.key_id)
         await self._apply(key.source_id)
-        return source_pb2.RevokeKeyResponse(key=key)
+        return source_pb2.RevokeKeyResponse(key=key, already_revoked=key.revoked_at != timestamp_of(now))
 
     async def CheckOrigin(  # noqa: N802 - the proto's name
         self, request: source_pb2.CheckOriginRequest, context: Context

@@ -128,6 +128,8 @@ def _explained(error: grpc.RpcError, target: str) -> CommandError:
         if detail.Unpack(fault):
             news = [one for one in fault.field_violations if one.description not in said]
             said += "".join(f"; {one.field}: {one.description}" for one in news)
+            if code is grpc.StatusCode.NOT_FOUND and fault.field_violations[0].field == "source":
+                said += "; `polylect source list` lists what there is, `polylect source create` makes one"
         elif detail.Unpack(info) and not said:
             said = info.reason
     return CommandError(said or code.name)

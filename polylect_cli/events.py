@@ -12,12 +12,15 @@ from polylect.v1.query_pb2 import ListEventsRequest
 from polylect_cli.calling import Core, connected, time_text
 from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table
 from polylect_cli.source_names import SourceNames
+from polylect_cli.times import parse_moment
 from rest_facade.event_document import as_document, kind_word
 
 _PREFIX = "EVENT_KIND_"
 KINDS = ("page", "track", "identify", "group", "revenue")
-_COLUMNS = ("received", "kind", "name", "visitor", "user", "source", "dialect")
+_COLUMNS = ("event", "received", "kind", "name", "visitor", "user", "source", "dialect")
 _PAGE_SIZE = 1_000
+# The first three groups of a UUIDv7.
+_SHORT_ID = 18
 
 
 def events(
@@ -26,27 +29,37 @@ def events(
     name: Annotated[str, typer.Option(help="This name only.")] = "",
     user: Annotated[str, typer.Option(help="This user_id only.")] = "",
     visitor: Annotated[str, typer.Option(help="This anonymous_id only.")] = "",
+    session: Annotated[str, typer.Option(help="This session_id only.")] = "",
     dialect: Annotated[str, typer.Option(help="pulsora, pulse, apex, datafly or grpc.")] = "",
+    since: Annotated[
+        str, typer.Option(metavar="TIME|AGE", help="Received then or later: 2026-05-01T12:00Z, 90m, 7d.")
+    ] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """List the latest events, newest first; `polylect tail` shows new ones as they come."""
+    """List the latest events, newest first; `polylect tail` shows new ones as they come.
+
+    An event's id is shown as far as `polylect why` needs it to tell its story; --json has all of it.
+    """
     request = ListEventsRequest(
         source=source,
         kind=kind_of(kind),
         name=name,
         user_id=user,
         anonymous_id=visitor,
+        session_id=session,
         dialect=dialect,
     )
+    if since:
+        request.received_from.FromDatetime(parse_moment("--since", since))
     with connected() as core:
         latest, sources = _latest(core, request, limit), SourceNames(core)
         if as_json:
             for event in latest:
                 print_json(as_document(event))
         elif latest:
-            print_table(_COLUMNS, [row_of(event, sources) for event in latest])
-        elif any((source, kind, name, user, visitor, dialect)):
+            print_table(_COLUMNS, [(short_id(event), *row_of(event, sources)) for event in latest])
+        elif any((source, kind, name, user, visitor, session, dialect, since)):
             print_line("no event is like that; `polylect events` without options lists the latest of all")
         else:
             print_line("no events yet; `polylect send --help` shows how to send one")
@@ -75,8 +88,13 @@ def kind_of(text: str) -> EventKind.ValueType:
     return EventKind.Value(_PREFIX + text.upper()) if text else EventKind.EVENT_KIND_UNSPECIFIED
 
 
+def short_id(event: Event) -> str:
+    """Give as much of an event's id as people need to ask for it."""
+    return event.event_id[:_SHORT_ID]
+
+
 def row_of(event: Event, sources: SourceNames) -> tuple[str, ...]:
-    """Give an event for people: a cell for each of the columns."""
+    """Give an event for people: a cell for each of the columns but the first, its id."""
     return (
         time_text(event.received_at),
         kind_word(event.kind),

@@ -105,9 +105,14 @@ def rotate(
 def revoke(key_id: KeyArgument, as_json: JsonOption = False) -> None:
     """End a key now; within a second no part takes it any more."""
     with connected() as core:
-        key = core.call(core.sources.RevokeKey, pb.RevokeKeyRequest(key_id=key_id)).key
+        answer = core.call(core.sources.RevokeKey, pb.RevokeKeyRequest(key_id=key_id))
+    key = answer.key
     if as_json:
-        print_json(_as_dict(key))
+        print_json({**_as_dict(key), "already_revoked": answer.already_revoked})
+    elif answer.already_revoked:
+        print_line(
+            f"key {key.key_id} was revoked before, at {time_text(key.revoked_at)}; nothing has changed"
+        )
     else:
         print_line(f"key {key.key_id} ended at {time_text(key.revoked_at)}")
 

@@ -16,7 +16,7 @@ import msgspec
 import typer
 
 from polylect_cli.handover import RUN_PART, LogOptions, hand_over, pack
-from polylect_cli.output import CommandError, print_json, print_line, print_table
+from polylect_cli.output import CommandError, print_error, print_json, print_line, print_table
 from polylect_cli.settings import (
     Settings,
     SettingsError,
@@ -81,17 +81,26 @@ def migrate() -> None:
 def config(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """List all settings with value, default and meaning; secrets are masked."""
+    """List all settings with value, default and meaning, and mark (*) what is set; secrets are masked."""
     rows = describe(load_settings())
     if as_json:
         print_json([row._asdict() for row in rows])
     else:
-        print_table(("name", "value", "default", "meaning"), rows)
+        columns = ("", "name", "value", "default", "meaning")
+        marks = ("*" if row.differs else "" for row in rows)
+        print_table(columns, [(mark, *row[:4]) for mark, row in zip(marks, rows, strict=True)])
+        print_line("\n* differs from the default")
 
 
 def show_database_url() -> None:
     """Print the URL of the database in use, the embedded one's included; with its password."""
-    print_line(_database_url(load_settings()))
+    settings = load_settings()
+    print_line(_database_url(settings))
+    if _running_url(settings) is None:
+        print_error(
+            f"polylect: nothing listens there now: `polylect up` (make run) starts the embedded database of "
+            f"{settings.data_dir}"
+        )
 
 
 def make_plan(settings: Settings) -> Plan:

@@ -1,7 +1,9 @@
 """How the command line speaks: tables for people, JSON for programs, errors with a way out."""
 
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+_COMMAND = "polylect"
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
@@ -45,6 +48,12 @@ def print_json(value: Any) -> None:
 def print_error(text: str) -> None:
     """Print to standard error."""
     sys.stderr.write(text + "\n")
+
+
+def own_command() -> str:
+    """Give how `polylect` is called here, for lines to paste."""
+    called = Path(sys.argv[0])
+    return shlex.quote(str(called)) if called.name == _COMMAND else _COMMAND
 
 
 def confirm(question: str, yes: bool, otherwise: str) -> None:

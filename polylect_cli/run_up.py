@@ -23,6 +23,8 @@ Send an event:
 '{{"type":"event","data":{{"visitor_fingerprint":"fp_1","session_id":"s_1","event_name":"signup"}}}}'
   curl {http}/collect -H 'Authorization: Bearer YOUR_API_KEY' -d \
 '{{"site_id":"site_abc123","event_type":"page_view","timestamp":'$(date +%s000)',"session_id":"s_1"}}'
+  curl {http}/api/events -d \
+'{{"type":"pageview","projectKey":"pk_live_xyz","visitorId":"v_1","url":"https://example.com/pricing"}}'
   curl {http}/v1/t -H 'Authorization: Bearer dk_live_abc123' -d \
 '{{"type":"track","event":"Product Added","properties":{{"price":79.99}}}}'
 """
@@ -36,6 +38,7 @@ Make a source and a key:
 _LOOK = """
 See it:
   {elsewhere}{command} events
+  {elsewhere}{command} tail
   psql "$({elsewhere}{command} database-url)" \
 -c 'select kind, name, received_at from events order by received_at desc'
 

@@ -5,6 +5,7 @@ Knows each dialect's usual endpoint and place of the credential.
 
 import http.client
 import json
+import shlex
 import sys
 import time
 import tomllib
@@ -16,11 +17,19 @@ from urllib.parse import urlsplit
 import typer
 
 from polylect_cli.case_request import Request, read_request, wire_body, wire_headers
-from polylect_cli.output import EXIT_UNREACHABLE, EXIT_USAGE, CommandError, print_json, print_line
+from polylect_cli.output import (
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    CommandError,
+    own_command,
+    print_json,
+    print_line,
+    printable,
+)
 from polylect_cli.settings import load_settings
 
 _TIMEOUT_SECONDS = 30.0
-_HEADERS_OF_INTEREST = ("content-type", "retry-after", "set-cookie", "allow", "location")
+_HEADERS_OF_INTEREST = ("content-type", "x-request-id", "retry-after", "set-cookie", "allow", "location")
 _PREFIXES_OF_INTEREST = ("ratelimit", "x-ratelimit", "access-control")
 _DATAFLY_PATHS = {"track": "/v1/t", "page": "/v1/p", "identify": "/v1/i", "group": "/v1/g"}
 
@@ -67,6 +76,8 @@ def send(
     else:
         answer = _exchange(base, _compose(what, _read_body(body), key, path))
         _show(answer, as_json)
+        if not as_json:
+            _show_next(answer)
         good = 200 <= answer.status < 300
     if not good:
         raise typer.Exit(1)
@@ -163,6 +174,13 @@ def _exchange(base: str, request: _Request) -> _Answer:
         ) from error
     finally:
         connection.close()
+
+
+def _show_next(answer: _Answer) -> None:
+    """Tell how to find what was sent."""
+    request_id = next((value for name, value in answer.headers if name.lower() == "x-request-id"), "")
+    if request_id:
+        print_line(f"next: {own_command()} why {shlex.quote(printable(request_id))}")
 
 
 def _show(answer: _Answer, as_json: bool) -> None:

@@ -218,6 +218,8 @@ class SettingRow(NamedTuple):
     value: str
     default: str
     meaning: str
+    # The value from the default.
+    differs: bool
 
 
 def join_host_port(host: str, port: int) -> str:
@@ -295,9 +297,15 @@ def describe(settings: Settings) -> list[SettingRow]:
     """List all settings, secrets masked."""
     rows = []
     for attribute, field in Settings.model_fields.items():
-        value = _shown(getattr(settings, attribute))
+        value, default = getattr(settings, attribute), field.default
         rows.append(
-            SettingRow(str(field.validation_alias), value, _shown(field.default), field.description or "")
+            SettingRow(
+                str(field.validation_alias),
+                _shown(value),
+                _shown(default),
+                field.description or "",
+                differs=value != default,
+            )
         )
     return rows
 

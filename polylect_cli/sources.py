@@ -7,7 +7,7 @@ import typer
 from polylect.v1 import source_pb2 as pb
 
 from polylect_cli.calling import connected, time_text
-from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table
+from polylect_cli.output import EXIT_USAGE, CommandError, own_command, print_json, print_line, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Sources: a site, app or service that sends events.")
 
@@ -38,7 +38,7 @@ def create(
         print_json(_as_dict(source))
     else:
         print_line(f"source {source.name} made, its id is {source.source_id}")
-        print_line(f"next: polylect key create {source.name} --kind pulsora-public")
+        print_line(f"next: {own_command()} key create {source.name} --kind pulsora-public")
 
 
 @app.command("list")

@@ -88,12 +88,13 @@ class _Lifespan:
             options.core_timeout_seconds,
             read_tls(options.core_tls_ca, options.core_tls_cert, options.core_tls_key),
         )
+        metrics = self._metrics = Metrics(options.metrics_dir)
         coalescer = self._coalescer = Coalescer(
             link.batch_ingest,
             max_waiting_bytes=options.max_waiting_bytes,
             max_waiting_requests=options.max_waiting_requests,
+            note_message=metrics.note_message,
         )
-        metrics = self._metrics = Metrics(options.metrics_dir)
         refusals = self._refusals = Refusals(link.report_refusals)
         self._tasks = [
             asyncio.create_task(metrics.keep_flushing()),
@@ -213,8 +214,8 @@ class _EverythingElse:
         self, req: Request, resp: Response, error: Exception, params: dict[str, Any]
     ) -> None:
         """Answer after a fault of ours; the trace is for the log only."""
-        _log.error("request_failed", path=req.path, exc_info=error)
-        await self._refuse(req, resp, reasons.ERROR_REASON_INTERNAL, 500, "Internal error")
+        request_id = await self._refuse(req, resp, reasons.ERROR_REASON_INTERNAL, 500, "Internal error")
+        _log.error("request_failed", request_id=request_id, path=req.path, exc_info=error)
 
     async def _refuse(
         self,
@@ -223,7 +224,8 @@ class _EverythingElse:
         reason: reasons.ErrorReason.ValueType,
         status: int,
         message: str,
-    ) -> None:
+    ) -> str:
+        """Refuse, and give the request's id."""
         route = self._routes.get(req.path)
         face = getattr(route, "face", None) or self._nearest_face(req.path)
         if face is not None:
@@ -231,13 +233,14 @@ class _EverythingElse:
             caller = face.read_caller(req)
             self._note_refused(req, caller, reason, message, face.dialect.name)
             await face.refuse(resp, caller, metrics, reason, message)
-            return
+            return caller.request_id
         caller = read_caller(req.scope, self._addresses, needs_own_origin=False)
         self._note_refused(req, caller, reason, message, "")
         resp.status = status
         resp.data = body_json.write({"error": message})
         resp.set_header("X-Request-Id", caller.request_id)
         self._neutral_metrics.count_answer(status, reason)
+        return caller.request_id
 
     def _note_refused(
         self,

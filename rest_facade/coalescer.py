@@ -42,7 +42,9 @@ class Coalescer:
         max_calls: int = 8,
         max_call_requests: int = 512,
         max_call_bytes: int = 2 * 1024 * 1024,
+        note_message: Callable[[int], None] = lambda requests: None,
     ) -> None:
+        """Send by `batch_ingest`; `note_message` hears how many requests a message has."""
         self._batch_ingest = batch_ingest
         self._max_waiting_bytes = max_waiting_bytes
         self._max_waiting_requests = max_waiting_requests
@@ -52,6 +54,7 @@ class Coalescer:
         self._max_calls = max_calls
         self._max_call_requests = max_call_requests
         self._max_call_bytes = max_call_bytes
+        self._note_message = note_message
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting] = deque()
         # Of all requests not answered yet, those under way included.
@@ -97,6 +100,7 @@ class Coalescer:
     def _flush(self) -> None:
         while self._waiting and len(self._calls) < self._max_calls:
             batch = self._take()
+            self._note_message(len(batch))
             call = self._loop.create_task(self._call(batch, self._batch_ingest(_framed(batch))))
             self._calls.add(call)
             call.add_done_callback(self._call_is_over)

@@ -145,12 +145,11 @@ class CoreLink:
         return bool(response.allowed)
 
     async def get_stats(
-        self, request: GetStatsRequest, credential: str
+        self, request: GetStatsRequest, credential: str, request_id: str
     ) -> tuple[GetStatsResponse, Mapping[str, str]]:
         """Ask with the client's own key; gives the trailing metadata too."""
-        call = self._queries.GetStats(
-            request, metadata=(("authorization", f"Bearer {credential}"),), timeout=self._timeout_seconds
-        )
+        metadata = (("authorization", f"Bearer {credential}"), ("x-request-id", request_id))
+        call = self._queries.GetStats(request, metadata=metadata, timeout=self._timeout_seconds)
         try:
             response = await call
         except grpc.aio.AioRpcError as error:

@@ -1,8 +1,8 @@
 """What a browser on the demo page follows: the demo sources' tails, merged into one stream of events.
 
 Hides that a source has a tail of its own, at which one may go on, and what bounds a stream: of each source
-the newest few lines of a moment are told, the others counted. It ends with its browser, with any of its tails,
-and with the facade.
+the newest few lines of a moment are told, the others counted. It ends with its browser, with any of its
+tails, and with the facade.
 """
 
 import asyncio

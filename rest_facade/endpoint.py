@@ -2,8 +2,10 @@
 
 import base64
 from collections.abc import Mapping
+from time import monotonic
 from types import MappingProxyType
 
+import structlog
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.ingest_pb2 import ClientOutcome, ClientRequest
 
@@ -16,9 +18,11 @@ from rest_facade.core_refusal import CoreRefusal
 from rest_facade.decode import Arrival, Decoder
 from rest_facade.face import Face
 from rest_facade.lean_falcon import Request, Response
-from rest_facade.metrics import EndpointMetrics
+from rest_facade.metrics import EndpointMetrics, reason_word
 from rest_facade.refusals import Refusals
 from rest_facade.vocabulary import Endpoint, ShapeError
+
+_log = structlog.get_logger()
 
 _NO_COOKIES_FOR = frozenset(
     (
@@ -86,6 +90,7 @@ class TakesEvents:
         request = ClientRequest()
         try:
             body = await self._reader.read(req.receive, caller.headers)
+            started = monotonic()
             arrival = Arrival(
                 caller.headers,
                 req.last_of_each() if req.query_string else _NO_QUERY,
@@ -106,33 +111,44 @@ class TakesEvents:
         except ClientGone:
             return
         except ShapeError as error:
-            self._note_refused(caller, request, received_us, error.reason, error.message)
-            await self._refuse(resp, caller, error.reason, error.message)
+            await self._refuse(resp, caller, request, received_us, CoreRefusal(error.reason, error.message))
             return
         except CoreRefusal as refusal:
-            self._note_refused(caller, request, received_us, refusal.reason, refusal.message)
-            await self._refuse(resp, caller, refusal.reason, refusal.message, refusal.retry_after_seconds)
+            self.metrics.time(started)
+            await self._refuse(resp, caller, request, received_us, refusal)
             return
+        self.metrics.time(started)
         answer = face.renderer.outcome(self._endpoint, outcome, as_batch, received_us // 1000)
         cookies: list[str] = []
         if jar and visitor and _may_set_cookies(outcome):
-            secure = not (self._development and is_plain_localhost(caller.own_origin))
-            cookies = jar.to_set(visitor, request, outcome, secure=secure)
+            cookies = jar.to_set(visitor, request, outcome, secure=self._is_secure(caller))
         face.send(resp, answer, caller, is_own or outcome.origin_allowed, cookies)
-        self.metrics.count_outcome(answer.status, outcome, as_batch=as_batch)
+        if refused := self.metrics.count_outcome(answer.status, outcome, as_batch=as_batch):
+            self._log_refused(caller, answer.status, refused)
 
-    def _note_refused(
-        self,
-        caller: Caller,
-        request: ClientRequest,
-        received_us: int,
-        reason: reasons.ErrorReason.ValueType,
-        message: str,
+    def _is_secure(self, caller: Caller) -> bool:
+        return not (self._development and is_plain_localhost(caller.own_origin))
+
+    def _log_refused(self, caller: Caller, status: int, refused: Mapping[int, int]) -> None:
+        """Log what the core refused, of a batch perhaps some events only."""
+        for reason, events in refused.items():
+            _log.info(
+                "events_refused",
+                request_id=caller.request_id,
+                dialect=self.face.dialect.name,
+                endpoint=self._endpoint.path,
+                status=status,
+                reason=reason_word(reason),
+                events=events,
+            )
+
+    async def _refuse(
+        self, resp: Response, caller: Caller, request: ClientRequest, received_us: int, refusal: CoreRefusal
     ) -> None:
-        """Have a request counted of which the core gave no outcome."""
+        """Answer a request of which the core gave no outcome, and have it counted."""
         self._refusals.note(
-            reason,
-            message,
+            refusal.reason,
+            refusal.message,
             received_us,
             request_id=caller.request_id,
             client_ip=caller.client_ip,
@@ -140,17 +156,13 @@ class TakesEvents:
             endpoint=self._endpoint.path,
             events=len(request.items) or 1,
         )
-
-    async def _refuse(
-        self,
-        resp: Response,
-        caller: Caller,
-        reason: reasons.ErrorReason.ValueType,
-        message: str,
-        retry_after_seconds: int = 0,
-    ) -> None:
         await self.face.refuse(
-            resp, caller, self.metrics, reason, message, retry_after_seconds=retry_after_seconds
+            resp,
+            caller,
+            self.metrics,
+            refusal.reason,
+            refusal.message,
+            retry_after_seconds=refusal.retry_after_seconds,
         )
 
 

@@ -14,6 +14,7 @@ from polylect.v1.error_reason_pb2 import ErrorReason, Rejection
 from polylect.v1.trail_pb2 import Refusal, ReportRefusalsRequest
 
 from rest_facade.core_refusal import CoreRefusal
+from rest_facade.metrics import reason_word
 
 _PERIOD_SECONDS = 1.0
 _HOUR_US = 3_600_000_000
@@ -49,7 +50,15 @@ class Refusals:
         endpoint: str = "",
         events: int = 1,
     ) -> None:
-        """Take one request that was refused; `events` 1 when none could be read."""
+        """Take one request that was refused, and log it; `events` 1 when none could be read."""
+        # Not its message, which may repeat what the client wrote, nor a path that is none of ours.
+        _log.info(
+            "request_refused",
+            request_id=request_id,
+            dialect=dialect,
+            endpoint=endpoint,
+            reason=reason_word(reason),
+        )
         self._counts[dialect, received_us - received_us % _HOUR_US] += events
         if len(self._samples) >= _SAMPLES:
             return

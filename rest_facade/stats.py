@@ -87,8 +87,8 @@ class StatsResource:
             try:
                 question = _read_question(query, now_us // 1000)
             except ShapeError as error:
-                await self._refuse_caller_first(credential, error)
-            answer, metadata = await self._link.get_stats(_asked(question), credential)
+                await self._refuse_caller_first(credential, caller.request_id, error)
+            answer, metadata = await self._link.get_stats(_asked(question), credential, caller.request_id)
         except ShapeError as error:
             await self._refuse(resp, caller, error.reason, error.message)
             return
@@ -120,10 +120,10 @@ class StatsResource:
                 return credential
         raise ShapeError(reasons.ERROR_REASON_CREDENTIAL_MISSING, "Invalid API key")
 
-    async def _refuse_caller_first(self, credential: str, error: ShapeError) -> NoReturn:
+    async def _refuse_caller_first(self, credential: str, request_id: str, error: ShapeError) -> NoReturn:
         """Raise the core's refusal of the caller, or `error`: a bad credential learns nothing of shape."""
         try:
-            await self._link.get_stats(GetStatsRequest(), credential)
+            await self._link.get_stats(GetStatsRequest(), credential, request_id)
         except CoreRefusal as refusal:
             if refusal.reason != reasons.ERROR_REASON_METRIC_UNKNOWN:
                 raise

@@ -5,6 +5,7 @@ made here are UUIDv7 and tell the time, so that what came with them is near; oth
 latest of a source. It must not know who may ask.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -62,6 +63,8 @@ from storage.waiting import waiting_stories
 _STORIES = 50
 _STORIES_BYTES = 2 << 20
 _LINKS = 10
+# The first three groups of a UUIDv7: its time, and what tells apart most of what was made then.
+_BEGINNING = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}")
 # Of each table: takes some 0.1 s. Asked without a source, it is shared out.
 _SEARCHED_ROWS = 100_000
 _LEAST_SEARCHED_ROWS = 1_000
@@ -103,7 +106,7 @@ async def explain(
         search = _Search(database, source_id, asked_id, with_sourceless)
         # The queue first: what a worker takes off it meanwhile is in the tables when they are asked.
         found.add(await waiting_stories(database, search.visible, asked_id, search.made_at))
-        for look in (search.by_own_id, search.near_its_time, search.among_latest):
+        for look in (search.by_own_id, search.by_beginning, search.near_its_time, search.among_latest):
             stories = await look()
             found.add(stories)
             if stories:
@@ -163,6 +166,24 @@ class _Search:
             stories += [story_of(row) for row in rows]
         return stories
 
+    async def by_beginning(self) -> list[EventStory]:
+        """Look for what has an id that begins like that, as lists show one."""
+        if not _BEGINNING.fullmatch(self._asked_id):
+            return []
+        # The fourth begins with the two bits of its variant.
+        first, last = f"{self._asked_id}-8000-{'0' * 12}", f"{self._asked_id}-bfff-{'f' * 12}"
+        stories: list[EventStory] = []
+        for place in (_EVENTS, *_STORY_OF):
+            of_source = place.table.c.source_id.in_(select(self._sources().c.source_id))
+            statement = (
+                select(selected(place.table.c.source_id), selected(place.id_column).label("own_id"))
+                .where(of_source, place.id_column.between(first, last))
+                .limit(_STORIES + 1)
+            )
+            for key in await self._database.rows(statement):
+                stories += await self._stories_of(place, key)
+        return stories
+
     async def near_its_time(self) -> list[EventStory]:
         """Look for what came with a request whose id tells when that was."""
         if self.made_at is None:
@@ -196,13 +217,7 @@ class _Search:
         for place in (_EVENTS, *_STORY_OF):
             keys = await self._database.rows(self._keys(place, conditions(place), searched))
             for key in keys:
-                if place is _EVENTS:
-                    event = await self._stored.get_event(key["source_id"], event_id=key["own_id"])
-                    stories += [await self._story_of(event)] if event else []
-                    continue
-                of_source = place.table.c.source_id == key["source_id"]
-                rows = await self._rows(place, of_source, place.id_column == key["own_id"])
-                stories += [_STORY_OF[place](row) for row in rows]
+                stories += await self._stories_of(place, key)
         return stories
 
     def _keys(self, place: _Place, conditions: Sequence[ColumnElement[bool]], searched: int) -> Select[Any]:
@@ -241,6 +256,15 @@ class _Search:
     async def _rows(self, place: _Place, *conditions: ColumnElement[bool]) -> list[dict[str, Any]]:
         statement = select(*map(selected, place.table.c)).where(*conditions).limit(_STORIES + 1)
         return await self._database.rows(statement)
+
+    async def _stories_of(self, place: _Place, key: Mapping[str, str]) -> list[EventStory]:
+        """Give the story of one row, by its source_id and own_id; none when it is gone meanwhile."""
+        if place is _EVENTS:
+            event = await self._stored.get_event(key["source_id"], event_id=key["own_id"])
+            return [await self._story_of(event)] if event else []
+        of_source = place.table.c.source_id == key["source_id"]
+        rows = await self._rows(place, of_source, place.id_column == key["own_id"])
+        return [_STORY_OF[place](row) for row in rows]
 
     async def _story_of(self, event: Event) -> EventStory:
         story = story_of_event(event, trail_pb2.VERDICT_STORED)

@@ -27,10 +27,12 @@ _OF_RANGE: LiteralString = """
 """
 _WAITING: LiteralString = """
 SELECT coalesce(sum(item_count), 0)::bigint AS items,
-       coalesce(extract(epoch FROM clock_timestamp() - min(enqueued_at)), 0)::float AS age_seconds
+       coalesce(extract(epoch FROM clock_timestamp() - min(enqueued_at)), 0)::float AS age_seconds,
+       coalesce((SELECT extract(epoch FROM clock_timestamp() - enqueued_at) FROM rollup_queue
+                 ORDER BY rollup_id LIMIT 1), 0)::float AS rollup_age_seconds
 FROM queue
 """
-_PAGE: LiteralString = f"""
+_ENTRIES: LiteralString = f"""
 WITH counted AS (
     SELECT source_id, dialect, hour, received, stored, duplicate, quarantined, refused FROM ledger
     WHERE {_OF_RANGE}
@@ -50,13 +52,16 @@ WITH counted AS (
            coalesce(refused, 0) AS refused, coalesce(in_queue, 0) AS in_queue
     FROM counted FULL JOIN waiting USING (source_id, dialect, hour)
 )
+"""  # noqa: S608
+_TOTAL: LiteralString = f"""
+SELECT {_SUMS},
+       count(*) FILTER (WHERE received <> stored + duplicate + quarantined + refused + in_queue) AS unbalanced
+"""
+_BY_DIALECT: LiteralString = f"{_ENTRIES} {_TOTAL}, dialect FROM entries GROUP BY dialect ORDER BY dialect"
+_PAGE: LiteralString = f"""
+{_ENTRIES}
 SELECT total.*, page.*
-FROM (
-    SELECT {_SUMS},
-           count(*) FILTER (WHERE received <> stored + duplicate + quarantined + refused + in_queue)
-               AS unbalanced
-    FROM entries
-) AS total
+FROM ({_TOTAL} FROM entries) AS total
 LEFT JOIN LATERAL (
     SELECT source_id AS source, dialect, hour, received, stored, duplicate, quarantined, refused, in_queue
     FROM entries
@@ -75,6 +80,8 @@ class QueueState(NamedTuple):
     items: int
     # Of the oldest; 0 when nothing waits.
     age_seconds: float
+    # Of the oldest that the rollups have yet to take in; likewise.
+    rollup_age_seconds: float
 
 
 async def queue_state(database: Database) -> QueueState:
@@ -82,6 +89,21 @@ async def queue_state(database: Database) -> QueueState:
     async with database.connection() as connection:
         rows = await (await connection.execute(_WAITING)).fetchall()
     return QueueState(**rows[0])
+
+
+async def ledger_by_dialect(database: Database) -> GetLedgerResponse:
+    """Give the whole ledger, summed up: an entry for each dialect, of no source and hour.
+
+    It reads all of it. Raises StorageUnavailable.
+    """
+    parameters = {"source_id": None, "from": None, "until": None, "no_source": NO_SOURCE}
+    async with database.connection() as connection:
+        rows = await (await connection.execute(_BY_DIALECT, parameters)).fetchall()
+    response = GetLedgerResponse(unbalanced_entries=sum(row["unbalanced"] for row in rows))
+    for row in rows:
+        counts = {name: row[f"total_{name}"] for name in _COUNTS}
+        response.entries.add(dialect=row["dialect"], **counts)
+    return response
 
 
 async def ledger_page(

@@ -8,7 +8,7 @@ much, `quarantine_bounds`'.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from polylect.v1.quarantine_pb2 import (
     QuarantinedEvent,
@@ -16,7 +16,18 @@ from polylect.v1.quarantine_pb2 import (
     QuarantineSummary,
     ReasonCount,
 )
-from sqlalchemy import ColumnElement, Text, any_, cast, delete, func, literal, literal_column, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Text,
+    any_,
+    cast,
+    delete,
+    func,
+    literal,
+    literal_column,
+    select,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from storage.database import Database
@@ -31,6 +42,14 @@ _DISCARD_ROWS = 5_000
 
 QUARANTINE = Listing(quarantine.c.quarantine_id, SELECTED, quarantined_of, b"q")
 _OLDEST = Listing(quarantine.c.quarantine_id, SELECTED, quarantined_of, b"o", oldest_first=True)
+
+
+class QuarantineExtent(NamedTuple):
+    """How much there is, and how much was dropped so far."""
+
+    entries: int
+    for_room: int
+    for_age: int
 
 
 class PostgresQuarantine:
@@ -99,6 +118,16 @@ class PostgresQuarantine:
         while deleted := await self._database.run(chunk):
             discarded += deleted
         return discarded
+
+    async def extent(self) -> QuarantineExtent:
+        """Tell how much there is, and was dropped, of all sources together."""
+        entries = select(func.count().label("entries")).select_from(quarantine).subquery()
+        drops = select(
+            func.coalesce(func.sum(quarantine_drops.c.for_room), 0).cast(BigInteger).label("for_room"),
+            func.coalesce(func.sum(quarantine_drops.c.for_age), 0).cast(BigInteger).label("for_age"),
+        ).subquery()
+        rows = await self._database.rows(select(entries, drops))
+        return QuarantineExtent(**rows[0])
 
     async def summaries(self, source_id: str | None) -> list[QuarantineSummary]:
         """Tell how much there is of each source, by source_id; of which nothing is known is left out."""

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
+import structlog
 from polylect.v1.error_reason_pb2 import ERROR_REASON_UNWRITABLE, Rejection
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import Circumstances, QuarantinedEvent
@@ -26,6 +27,8 @@ SIZE_BYTES = "octet_length(raw) + coalesce(octet_length(circumstances), 0)"
 """How much an entry holds, in SQL; of what is yet to be written, `size_bytes_of`."""
 
 _MESSAGE_LIMIT = 2_000
+# Of one claim's, each by itself.
+_LOGGED = 10
 # What quotes a value in the messages of Postgres and Python; a value may hold quotes itself.
 _QUOTED = re.compile(r"""(["']).*\1""", re.DOTALL)
 _COPIED_COLUMN = re.compile(r"^COPY events, line \d+, column (\w+)", re.MULTILINE)
@@ -37,6 +40,8 @@ SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::text[], %s::
                      %b::bytea[], %s::text[], %s::text[], %s::text[], %s::text[], %b::bytea[])
 ON CONFLICT (source_id, quarantine_id) DO NOTHING
 """
+
+log = structlog.get_logger()
 
 # Locked in the order of the ids; a DELETE takes them as they come.
 _REMOVE = """
@@ -60,6 +65,24 @@ def insert_quarantined(
     """
     rows = [_row_of(entry, now) for entry in entries]
     connection.execute(_INSERT, [list(column) for column in zip(*rows, strict=True)])
+    for row in rows[:_LOGGED]:
+        _log_row(row)
+    if len(rows) > _LOGGED:
+        log.info("more_quarantined", events=len(rows) - _LOGGED)
+
+
+def _log_row(row: tuple[Any, ...]) -> None:
+    """Name the request it came with, as facade and core do, and nothing the client wrote."""
+    source_id, quarantine_id, _, reason, *_, dialect, endpoint, request_id, _, _ = row
+    log.info(
+        "event_quarantined",
+        request_id=request_id,
+        source_id=source_id,
+        quarantine_id=quarantine_id,
+        dialect=dialect,
+        endpoint=endpoint,
+        reason=reason,
+    )
 
 
 def remove_quarantined(

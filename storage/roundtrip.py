@@ -5,6 +5,7 @@ took a fourth of the core's time under load.
 """
 
 import asyncio
+import select
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -91,9 +92,11 @@ class Connection(psycopg.AsyncConnection[dict[str, Any]]):
         elif not answer.ended.done():
             try:
                 self._take_results(answer)
+                # uvloop tells of a broken socket once, and watches it no more: all that is left is read now.
+                while not answer.ended.done() and _is_broken(self.pgconn.socket):
+                    self._take_results(answer)
             except psycopg.Error as error:
-                self._unwatch()
-                answer.ended.set_exception(error)
+                self._fail(answer, error)
 
     def _take_results(self, answer: "_Answer") -> None:
         self.pgconn.consume_input()
@@ -104,14 +107,26 @@ class Connection(psycopg.AsyncConnection[dict[str, Any]]):
                 return
             answer.results.append(result)
 
+    def _fail(self, answer: "_Answer", error: psycopg.Error) -> None:
+        self._unwatch()
+        answer.ended.set_exception(error)
+
     def _write(self) -> None:
         try:
             unsent = self.pgconn.flush()
-        except psycopg.Error:
-            # Reading tells what it is.
-            unsent = 0
+        except psycopg.Error as error:
+            # It may have closed the socket, and then nothing more is read.
+            answer, unsent = self._answer, 0
+            if answer is not None and not answer.ended.done():
+                self._fail(answer, error)
         if not unsent and self._watched is not None:
             asyncio.get_running_loop().remove_writer(self._watched)
+
+
+def _is_broken(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return bool(poll.poll(0))
 
 
 class _Answer:

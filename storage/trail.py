@@ -6,7 +6,7 @@ from polylect.v1.trail_pb2 import ExplainEventResponse, GetLedgerResponse
 
 from storage.database import Database
 from storage.explain import explain
-from storage.ledger import QueueState, ledger_page, queue_state
+from storage.ledger import QueueState, ledger_by_dialect, ledger_page, queue_state
 
 
 class PostgresTrail:
@@ -27,6 +27,10 @@ class PostgresTrail:
         return await ledger_page(
             self._database, source_id, (received_from, received_until), page_size, page_token
         )
+
+    async def ledger_by_dialect(self) -> GetLedgerResponse:
+        """Give the whole ledger, summed up: an entry for each dialect, of no source and hour."""
+        return await ledger_by_dialect(self._database)
 
     async def queue_state(self) -> QueueState:
         """Tell what waits in the queue."""

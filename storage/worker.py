@@ -94,6 +94,8 @@ class Worker:
         )
         self._writer = Writer(Enricher(), self._partitions, dedup_window, clock, self._quarantine.note)
         self._connection: Connection | None = None
+        # Folded beside the claims, or by who settles for himself.
+        self.rollup = Rollup(connect)
         self._next_maintenance = datetime.min.replace(tzinfo=UTC)
         self._next_trim = self._next_maintenance
         self.totals = Tally()
@@ -158,7 +160,11 @@ class Worker:
         log.info("worker_stopped", **asdict(self.totals))
 
     def close(self) -> None:
-        """Close the connection; a later call opens another."""
+        """Close the connections; a later call opens others."""
+        self.rollup.close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -207,7 +213,7 @@ class Worker:
                     # Last: every worker adds to the same few rows, and waits for who has them.
                     claimed.reckoning.write(self._connection)
         except BaseException:
-            self.close()
+            self._disconnect()
             raise
         self.totals.add(tally)
         return claimed
@@ -237,9 +243,8 @@ def run(options: WorkerOptions) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     worker = Worker(options, clock=lambda: datetime.now(UTC))
     stopped = threading.Event()
-    rollup = Rollup(partial(_connect, options.database_url))
     # Beside the claims: Postgres does the work, and no event waits for it.
-    folding = threading.Thread(target=rollup.keep_folding, args=(stopped,), name="rollup")
+    folding = threading.Thread(target=worker.rollup.keep_folding, args=(stopped,), name="rollup")
     # A claim's thousands of objects form no cycles, yet by default the collector looks through them every few
     # dozen events, and now and then through all that was imported: 4 % of the worker's instructions.
     gc.freeze()
@@ -250,8 +255,8 @@ def run(options: WorkerOptions) -> None:
         worker.work(lambda seconds: _is_told_to_stop(signals, seconds))
     finally:
         stopped.set()
-        worker.close()
         folding.join()
+        worker.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

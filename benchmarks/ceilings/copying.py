@@ -7,6 +7,7 @@ transaction is as durable as the system's.
 import time
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -18,21 +19,27 @@ _TEMPLATE_ROWS = 2000
 _ROWS_PER_TRANSACTION = 2000
 _OWN_COLUMNS = ("source_id", "event_id")
 
+# Some of each dialect, in any order.
+_TEMPLATES = """
+SELECT {} FROM events WHERE source_id = %s AND received_at >= %s ORDER BY md5(event_id::text) LIMIT %s
+"""
+
 Connection = psycopg.Connection[Any]
 Row = tuple[Any, ...]
 
 
 class CopyCeiling:
-    """Copies the events of `source_id` again and again, under a source of its own and fresh ids."""
+    """Copies events of a source, received since, again and again under a source of its own and fresh ids."""
 
-    def __init__(self, connection: Connection, source_id: str) -> None:
+    def __init__(self, connection: Connection, source_id: str, since: datetime) -> None:
         self._connection = connection
         self._source_id = str(uuid.uuid4())
         names = [name for name in _columns(connection) if name not in _OWN_COLUMNS]
-        select = sql.SQL("SELECT {} FROM events WHERE source_id = %s LIMIT %s").format(
+        select = sql.SQL(_TEMPLATES).format(
             sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in names)
         )
-        self._templates: Sequence[Row] = connection.execute(select, [source_id, _TEMPLATE_ROWS]).fetchall()
+        chosen = connection.execute(select, [source_id, since, _TEMPLATE_ROWS])
+        self._templates: Sequence[Row] = chosen.fetchall()
         self._copy = sql.SQL("COPY events ({}) FROM STDIN").format(
             sql.SQL(", ").join(map(sql.Identifier, [*_OWN_COLUMNS, *names]))
         )

@@ -45,6 +45,13 @@ _TABLES = (
     "dedup_keys",
     "identity_links",
     "session_spans",
+    "rollup_queue",
+    "event_hours",
+    "session_days",
+    "session_hours",
+    "session_hour_names",
+    "visitor_days",
+    "user_day_totals",
     "quarantine",
     "daily_salts",
     "keys",
@@ -143,8 +150,9 @@ class Stack:
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     async def settle(self) -> None:
-        """Have the worker write what lies in the queue."""
+        """Have the worker write what lies in the queue, and count it."""
         await asyncio.to_thread(self.worker.settle_all)
+        await asyncio.to_thread(self.worker.rollup.fold_all)
 
     async def events(self) -> list[Event]:
         """Give all stored events in the order of receipt."""

@@ -70,6 +70,47 @@ def test_every_answer_can_be_asked_for(loaded: tuple[Stack, Keys]) -> None:
     _assert_balanced(stack)
 
 
+def test_one_request_id_is_in_the_lines_of_every_part(loaded: tuple[Stack, Keys]) -> None:
+    """Of a request with an event that is refused, and one that is accepted and can't be written."""
+    stack, keys = loaded
+    request_id = f"poisoned-{uuid4().hex}"
+    headers = {"Authorization": f"Bearer {keys.datafly}", "X-Request-Id": request_id}
+    batch = {"batch": [{"type": "track", "event": "poison"}, {"type": "track"}]}
+    stack.sql_script("alter table events add constraint poison check (name <> 'poison')")
+    try:
+        answer = stack.post("/v1/batch", batch, headers)
+        assert (answer.status, answer.json["accepted"]) == (200, 1)
+
+        def lines() -> list[dict[str, Any]]:
+            every = [json.loads(line) for line in stack.output.splitlines() if request_id in line]
+            return every if sum(line["part"] == "worker" for line in every) == 2 else []
+
+        told = eventually(lines, "the worker tells of both", context=stack.tail)
+    finally:
+        stack.sql_script("alter table events drop constraint poison")
+    assert {line["request_id"] for line in told} == {request_id}
+    assert {(line["part"], line["event"], line["reason"]) for line in told} == {
+        ("facade", "events_refused", "field_missing"),
+        ("core", "events_quarantined", "field_missing"),
+        ("worker", "event_quarantined", "field_missing"),
+        ("worker", "event_quarantined", "unwritable"),
+    }
+    ((source_id,),) = stack.sql("select source_id::text from sources where name = 'load'")
+    assert {line["source_id"] for line in told if line["part"] != "facade"} == {source_id}
+    (unwritable,) = (line for line in told if line["reason"] == "unwritable")
+    assert answer.json["errors"][0]["index"] == 1
+    assert _story(stack, unwritable["quarantine_id"], "quarantined")["request_id"] == request_id
+    # What is refused whole is in two parts' lines, and no key in any.
+    nobody = f"nobody-{uuid4().hex}"
+    stack.post("/v1/t", {}, {"Authorization": "Bearer dk_live_of_nobody", "X-Request-Id": nobody})
+    told = [json.loads(line) for line in stack.output.splitlines() if nobody in line]
+    assert {(line["part"], line["event"]) for line in told} == {
+        ("facade", "events_refused"),
+        ("core", "request_refused"),
+    }
+    assert not any(secret in stack.output for secret in ("dk_live_of_nobody", keys.datafly))
+
+
 def test_an_event_that_vanishes_is_seen(loaded: tuple[Stack, Keys]) -> None:
     """The check is worth something: a row of the queue whose payload lost an event does not balance."""
     stack, keys = loaded

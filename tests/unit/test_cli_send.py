@@ -24,6 +24,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.seen: list[dict[str, Any]] = []
         self.status = 202
+        self.request_id = ""
 
     @property
     def url(self) -> str:
@@ -41,6 +42,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(self.server.status)
         self.send_header("Retry-After", "7")
         self.send_header("X-Dull", "1")
+        if self.server.request_id:
+            self.send_header("X-Request-Id", self.server.request_id)
         self.end_headers()
         self.wfile.write(b'{"success":true}')
 
@@ -114,6 +117,18 @@ def test_shows_status_headers_of_interest_and_body(server: Server) -> None:
     code, output = send(server, "pulsora", "{}")
     assert code == 1
     assert output.splitlines() == ["429 Too Many Requests", "Retry-After: 7", '{"success":true}']
+
+
+def test_shows_how_to_find_what_was_sent(server: Server) -> None:
+    server.request_id = "a-1"
+    output = send(server, "pulsora", "{}")[1]
+    assert output.splitlines()[1:] == [
+        "Retry-After: 7",
+        "X-Request-Id: a-1",
+        '{"success":true}',
+        "next: polylect why a-1",
+    ]
+    assert "next:" not in send(server, "pulsora", "{}", "--json")[1]
 
 
 def test_shows_json_to_programs(server: Server) -> None:

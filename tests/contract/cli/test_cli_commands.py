@@ -111,6 +111,11 @@ def test_a_key_is_rotated_and_revoked(operator: Operator) -> None:
     assert timedelta(hours=1, minutes=59) < ends < timedelta(hours=2, seconds=1)
     revoked = operator.json("key", "revoke", new["key_id"])
     assert datetime.fromisoformat(revoked["revoked_at"]) <= datetime.now(UTC)
+    assert not revoked["already_revoked"]
+    assert operator.json("key", "revoke", new["key_id"]) == {**revoked, "already_revoked": True}
+    assert f"revoked before, at {revoked['revoked_at']}; nothing" in operator.succeed(
+        "key", "revoke", new["key_id"]
+    )
 
 
 def test_a_secret_is_shown_to_people_once(operator: Operator) -> None:
@@ -129,6 +134,7 @@ def test_a_secret_is_shown_to_people_once(operator: Operator) -> None:
         ("key create shop --kind skeleton", "pulsora-public"),
         ("key rotate none --overlap soon", "as in 24h"),
         ("events --kind party", "page, track"),
+        ("events --since then", "24h or 7d"),
         ("stats shop --metric happiness", "unique_users"),
         ("stats shop --group-by browser", "device_type"),
         ("stats shop --period always", "as in 24h"),
@@ -147,7 +153,9 @@ def test_what_the_core_refuses_is_told(operator: Operator) -> None:
     for command, said in (
         (["source", "create", "shop"], "shop"),
         (["source", "create", "a b"], "name"),
-        (["source", "show", "none"], "none"),
+        (["source", "show", "none"], "'none'; `polylect source list` lists what there is"),
+        (["key", "list", "none"], "`polylect source create` makes one"),
+        (["ledger", "--source", "none"], "`polylect source list`"),
         (["source", "set", "shop", "--vendor-cookie", "_crumb"], "_pin_unauth"),
         (["key", "create", "none", "--kind", "apex"], "none"),
         (["key", "create", "shop", "--kind", "apex", "--site", "one"], "site"),
@@ -223,9 +231,16 @@ def test_events_are_listed_latest_first_filtered_and_whole(operator: Operator) -
     assert "12345678901234567890" in only
     assert re.search(r'"exact": ?1\.10\b', only)
     assert operator.succeed("events", "--limit", "1", "--json").count("\n") == 1
+    session = "--session", latest["session_id"], "--since", "1h", "--json"
+    assert msgspec.json.decode(operator.succeed("events", *session)) == latest
+    assert operator.succeed("events", "--since", "2999-01-01", "--json") == ""
     shown = operator.succeed("events")
     assert re.search(r"\bshop\b", shown)
     assert source["source_id"] not in shown
+    # What stands in the table is enough to ask for it.
+    short_id = shown.splitlines()[1].split()[0]
+    assert latest["event_id"].startswith(short_id)
+    assert operator.succeed("why", short_id).startswith(f"Event {latest['event_id']}: stored.")
     # A client's text neither steers the terminal nor is taken for markup.
     assert "\x1b" not in shown
     assert "click [red]" in shown
@@ -265,7 +280,8 @@ def test_what_happens_is_followed(operator: Operator) -> None:
         ingest(operator, secret, Event(kind=track, name="signup", user_id="u-1"))
         accepted = msgspec.json.decode(line_of(program))
         assert (accepted["verdict"], accepted["event"]["name"]) == ("accepted", "signup")
-        assert re.search(r"accepted  track  signup  u-1  shop  grpc", line_of(person))
+        own_id = accepted["event"]["event_id"][:18]
+        assert re.search(rf"accepted  track  signup  u-1  shop  grpc  event {own_id}\n", line_of(person))
         ingest(operator, secret, Event(kind=track))
         refused = msgspec.json.decode(line_of(program))
         assert (refused["verdict"], refused["reason"]) == ("refused", "field_missing")
@@ -320,7 +336,8 @@ def test_the_largest_event_is_shown(operator: Operator) -> None:
 
 def test_no_events_yet(operator: Operator) -> None:
     assert "no events yet" in operator.succeed("events")
-    assert "no event is like that" in operator.succeed("events", "--dialect", "fish")
+    for one in (("--dialect", "fish"), ("--session", "none"), ("--since", "1h")):
+        assert "no event is like that" in operator.succeed("events", *one)
     assert "no sources yet" in operator.succeed("source", "list")
     assert operator.succeed("events", "--json") == ""
 
@@ -379,7 +396,8 @@ def test_a_database_given_is_migrated(nobody: Operator, empty_database_url: str)
         )
     with psycopg.connect(empty_database_url) as connection:
         assert connection.execute("select count(*) from sources where demo").fetchone() == (4,)
-    assert nobody.succeed("database-url") == f"{empty_database_url}\n"
+    done = nobody.run("database-url")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{empty_database_url}\n", "")
 
 
 def test_the_embedded_database_is_migrated(nobody: Operator) -> None:
@@ -388,12 +406,15 @@ def test_the_embedded_database_is_migrated(nobody: Operator) -> None:
     assert re.fullmatch(
         r"postgresql://polylect:\S+@127\.0\.0\.1:\d+/polylect\n", nobody.succeed("database-url")
     )
+    # It was for the migration only.
+    assert "nothing listens there now: `polylect up`" in nobody.run("database-url").stderr
 
 
 def test_the_embedded_database_is_migrated_while_it_runs(nobody: Operator, tmp_path: Path) -> None:
     nobody.environment.pop("DATABASE_URL", None)
     with EmbeddedPostgres(tmp_path / "data" / "postgres"):
         assert nobody.succeed("migrate") == f"migrated to revision {HEAD}\n"
+        assert nobody.run("database-url").stderr == ""
 
 
 def test_a_facade_stops_without_complaint(nobody: Operator, tmp_path: Path) -> None:
@@ -426,7 +447,10 @@ def test_config_is_for_people_and_programs(nobody: Operator) -> None:
     rows = {row["name"]: row for row in nobody.json("config")}
     assert rows["POLYLECT_GRPC_PORT"]["value"] == str(nobody.grpc_port)
     assert rows["POLYLECT_ADMIN_TOKEN"]["value"] == "********"
+    differing = {name for name, row in rows.items() if row["differs"]}
+    assert {"POLYLECT_GRPC_PORT", "POLYLECT_ADMIN_TOKEN", "POLYLECT_DATA_DIR"} <= differing
     shown = nobody.succeed("config")
+    assert {line.split()[1] for line in shown.splitlines() if line.startswith("*  P")} == differing
     assert "a-token" not in shown
     assert all(name in shown and row["meaning"] in shown for name, row in rows.items())
 

@@ -74,6 +74,7 @@ def settle(database_url: str, clock: Clock) -> Callable[[], Awaitable[None]]:
         try:
             await asyncio.to_thread(worker.maintain)
             await asyncio.to_thread(worker.settle_all)
+            await asyncio.to_thread(worker.rollup.fold_all)
         finally:
             worker.close()
 

@@ -126,6 +126,9 @@ async def test_every_fate_of_a_request_is_told(core: Caller, key: str, settle: A
         (duplicate.event_id, Verdict.VERDICT_DUPLICATE),
         (quarantined.quarantine_id, Verdict.VERDICT_QUARANTINED),
     ):
+        own = [asked_id.lower(), verdict]
+        short = await explain(core, own[0][:18])
+        assert own in [[story.event_id or story.quarantine_id, story.verdict] for story in short]
         assert (await the_story(core, asked_id)).verdict == verdict
     assert [story.verdict for story in await explain(core, "m1", source="shop")] == [
         Verdict.VERDICT_STORED,
@@ -153,6 +156,9 @@ async def test_only_ones_own_is_told(core: Caller, key: str, settle: Any) -> Non
     await settle()
     assert await explain(core, request_id, bearer(other_key)) == []
     assert await explain(core, "m1", bearer(other_key)) == []
+    (own_id, _) = [story.event_id or story.quarantine_id for story in await explain(core, request_id)]
+    assert await explain(core, own_id[:18], bearer(other_key)) == []
+    assert own_id in [story.event_id for story in await explain(core, own_id[:18], bearer(key))]
     assert await ledger(core, bearer(other_key)) == {}
     assert len(await explain(core, request_id, bearer(key))) == 2
     assert len(await ledger(core, bearer(key))) == 1
@@ -174,7 +180,8 @@ async def test_a_bad_id(core: Caller, asked_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked_id", ["a\0b", "nothing", str(uuid4()), "ffffffff-ffff-7fff-bfff-ffffffffffff"]
+    "asked_id",
+    ["a\0b", "nothing", str(uuid4()), "ffffffff-ffff-7fff-bfff-ffffffffffff", "ffffffff-ffff-7fff"],
 )
 async def test_an_unknown_id_has_no_story(core: Caller, key: str, asked_id: str) -> None:
     assert await explain(core, asked_id) == []

@@ -355,5 +355,10 @@ async def test_counts_answers_and_events_by_reason(facade: Facade) -> None:
         tallies % ("pulsora", "/api/ingest", ""),
         tallies % ("apex", "/api/events", ""),
         tallies % ("apex", "/api/events", "field_missing"),
+        # Not the one that could not be read.
+        'polylect_facade_request_seconds_count{dialect="pulsora",endpoint="/api/ingest"} 2.0',
+        'polylect_facade_request_seconds_bucket{dialect="pulsora",endpoint="/api/ingest",le="+Inf"} 2.0',
+        'polylect_facade_message_requests_bucket{le="1.0"} 3.0',
+        "polylect_facade_message_requests_sum 3.0",
     ]
     assert [line for line in expected if line not in lines] == []

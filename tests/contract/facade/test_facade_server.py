@@ -142,11 +142,15 @@ async def send(server: Server, times: int) -> None:
 
 async def until_counted(server: Server, number: int) -> None:
     labels = 'dialect="pulsora",endpoint="/api/ingest",reason="",status="202"'
-    line = f"polylect_facade_requests_total{{{labels}}} {number}.0\n"
+    endpoint = 'dialect="pulsora",endpoint="/api/ingest"'
+    lines = (
+        f"polylect_facade_requests_total{{{labels}}} {number}.0\n",
+        f"polylect_facade_request_seconds_count{{{endpoint}}} {number}.0\n",
+    )
     shown = ""
     try:
         async with asyncio.timeout(5), httpx.AsyncClient(base_url=server.url) as client:
-            while line not in shown:
+            while not all(line in shown for line in lines):
                 shown = (await client.get("/metrics")).text
                 await asyncio.sleep(0.05)
     except TimeoutError as error:
