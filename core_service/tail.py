@@ -39,7 +39,8 @@ _FOLLOWERS_OF_A_SOURCE = 16
 _UUID_RANDOM_BITS = 80
 _ID_BYTES = 16
 # In 9990, near what a date can hold.
-_END_OF_TIME_ID = (253_087_718_400_000 << _UUID_RANDOM_BITS).to_bytes(_ID_BYTES)
+_END_OF_TIME_MS = 253_087_718_400_000
+_END_OF_TIME_ID = (_END_OF_TIME_MS << _UUID_RANDOM_BITS).to_bytes(_ID_BYTES)
 # What is looked for, each in its own table, as TailEventsResponse calls it.
 _ITEMS = ("event", "quarantined", "refusal")
 
@@ -62,16 +63,19 @@ class Tails:
     async def following(
         self, source_id: str | None, request: TailEventsRequest
     ) -> AsyncIterator[AsyncIterator[TailEventsResponse]]:
-        """Give what happens in a source from now on, or from the resume token, without end.
+        """Give what happens in a source from now on, or from where the request says, without end.
 
         Raises CoreError: FIELD_INVALID, OVERLOADED; while read, STORAGE_UNAVAILABLE and OVERLOADED too.
         """
-        wanted = _Wanted(request)
-        missed = _cursors_of(request.resume_token) if request.resume_token else None
+        now_id = _first_id_at(int(self._clock().timestamp() * 1000))
+        missed, first_id = _beginning(request, now_id)
+        wanted = _Wanted(request, first_id)
         feed = self._feeds.get(source_id)
         if feed is None or feed.ended:
-            now_id = _first_id_at(int(self._clock().timestamp() * 1000))
-            feed = self._feeds[source_id] = _Feed(self._store, source_id, [_Cursor(now_id) for _ in _ITEMS])
+            # What was received a moment ago may be still on its way to its table, where the look at what was
+            # missed doesn't find it.
+            cursors = [_Cursor(_overlapping(now_id)) for _ in _ITEMS]
+            feed = self._feeds[source_id] = _Feed(self._store, source_id, cursors)
         follower = feed.join(wanted)
         if self._stopped:
             follower.end(_stopping())
@@ -186,9 +190,10 @@ class _Feed:
 
 
 class _Wanted:
-    """What a follower asked for. Raises CoreError FIELD_INVALID for what does not exist."""
+    """What a follower asked for, from an id on. Raises CoreError FIELD_INVALID for what does not exist."""
 
-    def __init__(self, request: TailEventsRequest) -> None:
+    def __init__(self, request: TailEventsRequest, first_id: str) -> None:
+        self._first_id = first_id
         if request.kind not in EventKind.values():
             raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, "There is no such kind", field="kind")
         if request.verdict not in TailVerdict.values():
@@ -203,6 +208,8 @@ class _Wanted:
         )
 
     def takes(self, answer: TailEventsResponse) -> bool:
+        if _id_of(answer) < self._first_id:
+            return False
         item = answer.WhichOneof("item")
         if item != "event":
             refused = answer.quarantined if item == "quarantined" else answer.refusal
@@ -285,6 +292,17 @@ def _id_of(answer: TailEventsResponse) -> str:
 def _token_of(cursors: list[_Cursor]) -> str:
     ids = b"".join(bytes.fromhex(cursor.newest_id.replace("-", "")) for cursor in cursors)
     return base64.urlsafe_b64encode(ids).decode()
+
+
+def _beginning(request: TailEventsRequest, now_id: str) -> tuple[list[_Cursor] | None, str]:
+    """Give where to look for what the caller missed (None: nowhere), and the first id it wants to see."""
+    if request.resume_token:
+        return _cursors_of(request.resume_token), ""
+    if request.HasField("received_from"):
+        ms = min(request.received_from.ToMilliseconds(), _END_OF_TIME_MS)
+        first_id = min(_first_id_at(ms), now_id)
+        return [_Cursor(first_id) for _ in _ITEMS], first_id
+    return None, now_id
 
 
 def _cursors_of(token: str) -> list[_Cursor]:

@@ -1,16 +1,11 @@
 """`polylect events`: what was stored, latest first.
 
-Hides how an event is shown: to people a line, to programs the canonical event with its JSON members as
-objects, digit by digit as they were sent.
+Hides how an event is shown to people, as a line.
 """
 
-from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 import typer
-from google.protobuf.json_format import MessageToDict
-from google.type.money_pb2 import Money
 from polylect.v1.event_pb2 import Event, EventKind
 from polylect.v1.query_pb2 import ListEventsRequest
 
@@ -18,6 +13,7 @@ from polylect_cli.calling import Core, connected, time_text
 from polylect_cli.output import EXIT_USAGE, CommandError, print_json, print_line, print_table
 from polylect_cli.source_names import SourceNames
 from polylect_cli.times import parse_moment
+from rest_facade.event_document import as_document, kind_word
 
 _PREFIX = "EVENT_KIND_"
 KINDS = ("page", "track", "identify", "group", "revenue")
@@ -101,35 +97,10 @@ def row_of(event: Event, sources: SourceNames) -> tuple[str, ...]:
     """Give an event for people: a cell for each of the columns but the first, its id."""
     return (
         time_text(event.received_at),
-        _kind(event),
+        kind_word(event.kind),
         event.name or event.page.path or event.page.url,
         event.anonymous_id,
         event.user_id,
         sources.name(event.source_id),
         event.provenance.dialect,
     )
-
-
-def as_document(event: Event) -> dict[str, Any]:
-    """Give the event for programs: canonical names, kind as in the table, money as decimal text."""
-    document: dict[str, Any] = MessageToDict(event, preserving_proto_field_name=True)
-    document["kind"] = _kind(event)
-    for name in ("properties", "traits", "context"):
-        text = document.pop(f"{name}_json", None)
-        if text:
-            document[name] = msgspec.Raw(text.encode())
-    if event.HasField("revenue"):
-        revenue = event.revenue
-        document["revenue"] |= {"amount": _decimal(revenue.amount), "currency": revenue.amount.currency_code}
-        if revenue.HasField("mrr_impact"):
-            document["revenue"]["mrr_impact"] = _decimal(revenue.mrr_impact)
-    return document
-
-
-def _kind(event: Event) -> str:
-    return EventKind.Name(event.kind).removeprefix(_PREFIX).lower()
-
-
-def _decimal(money: Money) -> str:
-    exact = (Decimal(money.units) + Decimal(money.nanos).scaleb(-9)).normalize()
-    return f"{exact:f}"

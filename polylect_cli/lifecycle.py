@@ -28,6 +28,7 @@ from polylect_cli.settings import (
 )
 from polylect_cli.supervisor import Plan
 from polylect_cli.tokens import token
+from storage.demo_readers import DEMO_READERS
 from storage.embedded import EmbeddedPostgres, saved_url
 
 
@@ -233,6 +234,7 @@ def _facade_options(settings: Settings) -> dict[str, Any]:
         "port": settings.http_port,
         "workers": settings.facade_workers,
         "development": settings.mode != "production",
+        "demo_keys": tuple(DEMO_READERS.values()) if settings.mode == "demo" else (),
         "trusted_proxies": settings.trusted_proxies,
         "metrics_dir": str((settings.data_dir / "metrics").absolute()),
     }

@@ -14,9 +14,9 @@ from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent, QuarantineSummary
 
 from polylect_cli.calling import time_text
-from polylect_cli.events import as_document
 from polylect_cli.output import printable
 from polylect_cli.words import reason_word
+from rest_facade.event_document import as_document
 
 _GRPC = "grpc"
 

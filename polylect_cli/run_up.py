@@ -50,11 +50,13 @@ def _ready_text(plan: Plan, seconds: float, command: str) -> str:
     """Tell that all runs, where, and what to do next. `command` is how `polylect` is called here."""
     http = plan.http_url
     database = "DATABASE_URL" if plan.database_url else f"embedded, in {plan.data_dir}"
+    is_demo = plan.mode == "demo"
+    page = f"\nOpen {http}/demo and press a button: the whole system at work.\n\n" if is_demo else ""
     head = (
-        f"\nPolylect is ready ({plan.mode} mode, {seconds:.1f} s).\n"
+        f"\nPolylect is ready ({plan.mode} mode, {seconds:.1f} s).\n{page}"
         f"  HTTP  {http}\n  gRPC  {plan.grpc_target}\n  Database  {database}\n"
     )
-    body = _DEMO if plan.mode == "demo" else _KEYS
+    body = _DEMO if is_demo else _KEYS
     return head + (body + _LOOK).format(http=http, command=command, elsewhere=plan.elsewhere)
 
 

@@ -21,10 +21,11 @@ from polylect.v1.query_pb2 import (
 from polylect.v1.trail_pb2 import Refusal
 
 from polylect_cli.calling import Core, Interrupted, connected, time_text
-from polylect_cli.events import KINDS, as_document, kind_of, row_of, short_id
+from polylect_cli.events import KINDS, kind_of, row_of, short_id
 from polylect_cli.output import EXIT_USAGE, CommandError, print_error, print_json, print_line, printable
 from polylect_cli.source_names import SourceNames
 from polylect_cli.words import reason_word
+from rest_facade.event_document import as_document
 
 _AGAIN_SECONDS = 1.0
 # More than a resumed call repeats.

@@ -8,10 +8,10 @@ from google.protobuf.json_format import MessageToDict
 from polylect.v1.trail_pb2 import EventStory, ExplainEventRequest, Verdict
 
 from polylect_cli.calling import connected, time_text
-from polylect_cli.events import as_document
 from polylect_cli.output import EXIT_REFUSED, print_error, print_json, print_line, printable
 from polylect_cli.source_names import NO_SOURCE, SourceNames
 from polylect_cli.words import reason_word
+from rest_facade.event_document import as_document
 
 _HINT = """\
 nothing is known of {id!r}.

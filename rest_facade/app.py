@@ -19,6 +19,7 @@ from rest_facade.caller import Caller, read_caller
 from rest_facade.coalescer import Coalescer
 from rest_facade.connections import COUNT_UNPARSED
 from rest_facade.core_link import CoreLink, read_tls
+from rest_facade.demo import DemoPage
 from rest_facade.dialects import DIALECTS
 from rest_facade.endpoint import PixelEndpoint, PostEndpoint, TakesEvents
 from rest_facade.face import Clock, Face, Now, is_preflight, now_by
@@ -29,6 +30,7 @@ from rest_facade.options import FacadeOptions
 from rest_facade.origins import OriginBook
 from rest_facade.refusals import Refusals
 from rest_facade.scripts import script_routes
+from rest_facade.stalls import END_STREAMS
 from rest_facade.stats import PATH as STATS_PATH
 from rest_facade.stats import StatsResource
 from rest_facade.vocabulary import Dialect
@@ -98,7 +100,8 @@ class _Lifespan:
             asyncio.create_task(metrics.keep_flushing()),
             asyncio.create_task(refusals.keep_telling()),
         ]
-        scope.get("state", {})[COUNT_UNPARSED] = self._unparsed_counter(metrics, refusals)
+        state = scope.get("state", {})
+        state[COUNT_UNPARSED] = self._unparsed_counter(metrics, refusals)
         addresses = AddressBook(options.trusted_proxies)
         origins = OriginBook(link.check_origin)
         routes: dict[str, Any] = {
@@ -113,6 +116,10 @@ class _Lifespan:
             routes |= script_routes(face, metrics)
             if dialect.name == _STATS_DIALECT:
                 routes[STATS_PATH] = StatsResource(face, link, metrics.of(dialect.name, STATS_PATH))
+        if options.demo_keys:
+            page = DemoPage(link, options.demo_keys, metrics, self._now_us, host=options.host)
+            routes |= page.routes
+            state[END_STREAMS] = page.end_streams
         for path, resource in routes.items():
             self.app.add_route(path, resource)
         everything_else = _EverythingElse(routes, addresses, metrics, refusals, self._now_us)

@@ -11,12 +11,12 @@ from urllib.parse import unquote
 import httptools
 from uvicorn import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from rest_facade.caller import sane_request_id
 from rest_facade.heads import refusal, without_offer
 from rest_facade.response_cycle import WholeResponseCycle
+from rest_facade.stalls import StallGuard
 
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 128
@@ -33,7 +33,7 @@ request's id and the address it came from."""
 _VERSIONS = frozenset(("1.1", "1.0"))
 
 
-class FacadeProtocol(HttpToolsProtocol):
+class FacadeProtocol(StallGuard):
     """One connection.
 
     The parser's callbacks are written anew, for a request without websockets and without objects nobody uses:
@@ -248,6 +248,7 @@ class FacadeProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Let the request under way, or one about to arrive, be the last."""
         self._draining = True
+        self.hurry_stalled()
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(_LAST_CALL_SECONDS, self._close_if_idle)
         else:

@@ -4,7 +4,7 @@ Made when the worker's event loop runs: a grpc.aio channel made before the fork 
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from polylect.v1 import error_reason_pb2 as reasons
 from polylect.v1.ingest_pb2 import BatchIngestStreamResponse
 from polylect.v1.ingest_pb2_grpc import IngestServiceStub
-from polylect.v1.query_pb2 import GetStatsRequest, GetStatsResponse
+from polylect.v1.query_pb2 import GetStatsRequest, GetStatsResponse, TailEventsRequest, TailEventsResponse
 from polylect.v1.query_pb2_grpc import QueryServiceStub
 from polylect.v1.source_pb2 import CheckOriginRequest
 from polylect.v1.source_pb2_grpc import SourceServiceStub
@@ -158,6 +158,25 @@ class CoreLink:
             key: value for key, value in await call.trailing_metadata() if isinstance(value, str)
         }
 
+    async def follow(
+        self, request: TailEventsRequest, credential: str
+    ) -> AsyncGenerator[TailEventsResponse, None]:
+        """Follow what happens, with a key that may read it; give it when the core has said yes.
+
+        What is given raises CoreRefusal too; closing it ends the call.
+        """
+        call = self._queries.TailEvents(request, metadata=(("authorization", f"Bearer {credential}"),))
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await call.initial_metadata()
+                if call.done():
+                    # A refusal has initial metadata as well.
+                    await call.read()
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            call.cancel()
+            raise _refusal_to_follow(error) from error
+        return _followed(call)
+
     async def serves(self) -> bool:
         """Tell whether core and database answer.
 
@@ -178,3 +197,19 @@ class CoreLink:
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close(grace=None)
+
+
+async def _followed(call: Any) -> AsyncGenerator[TailEventsResponse, None]:
+    try:
+        async for answer in call:
+            yield answer
+    except grpc.aio.AioRpcError as error:
+        raise refusal_of(error) from error
+    finally:
+        call.cancel()
+
+
+def _refusal_to_follow(error: grpc.aio.AioRpcError | TimeoutError) -> CoreRefusal:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return refusal_of(error)
+    return CoreRefusal(reasons.ERROR_REASON_STORAGE_UNAVAILABLE, "The core does not answer")

@@ -14,6 +14,7 @@ from uvicorn import Server
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from rest_facade.connections import FacadeProtocol
+from rest_facade.stalls import END_STREAMS
 
 
 class FacadeServer(Server):
@@ -25,6 +26,9 @@ class FacadeServer(Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, but take in those the kernel has accepted already."""
+        end_streams = self.lifespan.state.get(END_STREAMS)
+        if end_streams is not None:
+            end_streams()
         listeners = [listener.dup() for listener in sockets or ()]
         for server in self.servers:
             server.close()

@@ -22,6 +22,8 @@ class FacadeOptions:
     workers: int = 1
     # Leaves `Secure` out of cookies on plain-http localhost.
     development: bool = False
+    # Read the sources GET /demo shows, one each; without any there is no demo page.
+    demo_keys: tuple[str, ...] = ()
     # Networks whose X-Forwarded-* headers are believed, as in 10.0.0.0/8.
     trusted_proxies: tuple[str, ...] = ()
     body_timeout_seconds: float = 10.0

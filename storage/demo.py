@@ -1,6 +1,7 @@
 """The demo sources: the credentials of the documents' own examples, so that their curl lines work verbatim.
 
-They are flagged, and exist for a core in demo mode only.
+Each has a key besides that may read its events and nothing else, for the demo page. They are flagged, and
+exist for a core in demo mode only.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from hashlib import sha256
 
 import psycopg
 
+from storage.demo_readers import DEMO_READERS
 from storage.errors import driver_errors_wrapped
 
 _CONNECT_TIMEOUT_SECONDS = 10
@@ -41,6 +43,11 @@ _EVERYTHING = ("events:write", "revenue:write", "events:read", "stats:read")
 _PULSE_SCOPES = ("events:write", "stats:read")
 _PULSE_SITES = ("site_abc123",)
 
+
+def _reader(key_id: str, source_name: str) -> DemoKey:
+    return DemoKey(key_id, "service", DEMO_READERS[source_name], ("events:read",))
+
+
 # The ids are fixed, and UUIDv7 in form, so that making them again finds them.
 DEMO_SOURCES = (
     DemoSource(
@@ -49,6 +56,7 @@ DEMO_SOURCES = (
         keys=(
             DemoKey("01900000-0000-7000-8000-000000000101", "pulsora-public", "pub_123"),
             DemoKey("01900000-0000-7000-8000-000000000102", "pulsora-secret", "sec_123", _EVERYTHING),
+            _reader("01900000-0000-7000-8000-000000000109", "demo-pulsora"),
         ),
     ),
     DemoSource(
@@ -61,17 +69,24 @@ DEMO_SOURCES = (
             DemoKey(
                 "01900000-0000-7000-8000-000000000202", "pulse", "pulse_dev_demo", _PULSE_SCOPES, _PULSE_SITES
             ),
+            _reader("01900000-0000-7000-8000-000000000209", "demo-pulse"),
         ),
     ),
     DemoSource(
         source_id="01900000-0000-7000-8000-000000000003",
         name="demo-apex",
-        keys=(DemoKey("01900000-0000-7000-8000-000000000301", "apex", "pk_live_xyz"),),
+        keys=(
+            DemoKey("01900000-0000-7000-8000-000000000301", "apex", "pk_live_xyz"),
+            _reader("01900000-0000-7000-8000-000000000309", "demo-apex"),
+        ),
     ),
     DemoSource(
         source_id="01900000-0000-7000-8000-000000000004",
         name="demo-datafly",
-        keys=(DemoKey("01900000-0000-7000-8000-000000000401", "datafly", "dk_live_abc123"),),
+        keys=(
+            DemoKey("01900000-0000-7000-8000-000000000401", "datafly", "dk_live_abc123"),
+            _reader("01900000-0000-7000-8000-000000000409", "demo-datafly"),
+        ),
         origins=("https://shop.example.com",),
         vendor_cookies=("_ga", "_fbp", "_fbc", "_ttp", "_pin_unauth", "_scid"),
     ),

@@ -14,6 +14,7 @@ from polylect_cli.prepare import PrepareOptions
 from polylect_cli.settings import load_settings
 from polylect_cli.supervisor import Plan
 from rest_facade.server import FacadeOptions
+from storage.demo_readers import DEMO_READERS
 from storage.worker import WorkerOptions
 
 EVERYTHING = {
@@ -90,7 +91,16 @@ def test_facade_gets_its_options(plan: Plan, tmp_path: Path) -> None:
         workers=2,
         development=True,
         trusted_proxies=("10.0.0.0/8", "::1/128"),
+        demo_keys=tuple(DEMO_READERS.values()),
     )
+
+
+@pytest.mark.parametrize("mode", ["production", "development"])
+def test_only_in_demo_mode_the_facade_is_given_keys(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setenv("POLYLECT_MODE", mode)
+    monkeypatch.setenv("POLYLECT_ADMIN_TOKEN", "admin")
+    monkeypatch.setenv("POLYLECT_FACADE_TOKEN", "facade")
+    assert taken(make_plan(load_settings()).facade, FacadeOptions).demo_keys == ()
 
 
 def test_worker_gets_its_options(plan: Plan) -> None:

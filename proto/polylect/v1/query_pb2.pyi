@@ -306,6 +306,7 @@ class TailEventsRequest(_message.Message):
     DIALECT_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    RECEIVED_FROM_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Name or source_id. Default: the credential's own; for the admin, all."""
     kind: _event_pb2.EventKind.ValueType
@@ -323,6 +324,12 @@ class TailEventsRequest(_message.Message):
     came up to 3 seconds before it. Of what happened meanwhile at most the newest
     10,000, and 8 MiB, of events, of quarantined ones and of refusals each are shown. Empty: from now on.
     """
+    @_builtins.property
+    def received_from(self) -> _timestamp_pb2.Timestamp:
+        """Shows first what was received since, as far as `resume_token` would. Without
+        effect where there is one. Default: nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -333,10 +340,11 @@ class TailEventsRequest(_message.Message):
         dialect: _builtins.str = ...,
         verdict: Global___TailVerdict.ValueType = ...,
         resume_token: _builtins.str = ...,
+        received_from: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["received_from", b"received_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "kind", b"kind", "name", b"name", "resume_token", b"resume_token", "source", b"source", "user_id", b"user_id", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dialect", b"dialect", "kind", b"kind", "name", b"name", "received_from", b"received_from", "resume_token", b"resume_token", "source", b"source", "user_id", b"user_id", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -60,6 +61,16 @@ async def read(call: Any) -> TailEventsResponse:
     return answer
 
 
+async def pass_by(event_id: str, clock: Clock) -> None:
+    """Wait until it is later than an id, by the core's clock too."""
+
+    async def is_a_millisecond_later() -> bool:
+        return str(uuid7())[:13] > event_id[:13]
+
+    await until(is_a_millisecond_later)
+    clock.now = clock.now.now(clock.now.tzinfo)
+
+
 async def read_all(call: Any) -> None:
     while True:
         await read(call)
@@ -84,12 +95,7 @@ async def test_what_was_there_before_is_no_news(
 ) -> None:
     (before,) = await ingest(core, secret, an_event(name="before"))
     await settle()
-
-    async def is_a_millisecond_later() -> bool:
-        return str(uuid7())[:13] > before[:13]
-
-    await until(is_a_millisecond_later)
-    clock.now = clock.now.now(clock.now.tzinfo)
+    await pass_by(before, clock)
     async with following(core, secret) as call:
         await ingest(core, secret, an_event(name="after"))
         await settle()
@@ -182,6 +188,45 @@ async def test_a_resumed_reader_misses_nothing(
     # Of what came shortly before it some may come again, though never twice on one call.
     assert [one for one in shown if one not in first] == [*missed, *later]
     assert len(set(shown)) == len(shown)
+
+
+async def test_a_past_may_be_asked_for(core: Caller, secret: str, clock: Clock, settle: Settle) -> None:
+    stored = await ingest(core, secret, an_event(name="a"), an_event(name="b"))
+    await settle()
+    await pass_by(stored[-1], clock)
+    a_minute_ago, in_a_minute = clock.now - timedelta(minutes=1), clock.now + timedelta(minutes=1)
+    async with (
+        following(core, secret, received_from=a_minute_ago) as call,
+        following(core, secret, received_from=in_a_minute) as nothing_past,
+    ):
+        assert [(await read(call)).event.event_id for _ in stored] == stored
+        later = await ingest(core, secret, an_event(name="later"))
+        await settle()
+        assert [(await read(each)).event.event_id for each in (call, nothing_past)] == later * 2
+
+
+@pytest.mark.parametrize("by_token", [True, False])
+async def test_what_is_on_its_way_when_one_resumes_is_shown(
+    core: Caller, secret: str, clock: Clock, settle: Settle, by_token: bool
+) -> None:
+    resumed: dict[str, Any] = {"received_from": clock.now - timedelta(minutes=1)}
+    if by_token:
+        async with following(core, secret) as call:
+            await ingest(core, secret, an_event(name="seen"))
+            await settle()
+            resumed = {"resume_token": (await read(call)).resume_token}
+    (on_its_way,) = await ingest(core, secret, an_event(name="on its way"))
+
+    await pass_by(on_its_way, clock)
+    async with following(core, secret, **resumed) as call:
+        # The look at what was missed is over, and found it not.
+        if by_token:
+            assert (await read(call)).event.name == "seen"
+        else:
+            await core.send(a_request(secret, from_browser=True, origin="https://evil.example"))
+            assert (await read(call)).HasField("refusal")
+        await settle()
+        assert (await read(call)).event.event_id == on_its_way
 
 
 async def test_what_waits_for_the_worker_is_shown_after_a_refusal(

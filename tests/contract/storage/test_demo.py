@@ -11,11 +11,13 @@ from polylect.v1.ingest_pb2 import (
     KEY_KIND_PULSE,
     KEY_KIND_PULSORA_PUBLIC,
     KEY_KIND_PULSORA_SECRET,
+    KEY_KIND_SERVICE,
 )
 from polylect.v1.source_pb2 import Source, SourceRateLimit, StringList, UpdateSourceRequest
 
 from storage.database import Database
 from storage.demo import create_demo
+from storage.demo_readers import DEMO_READERS
 from storage.sources import PostgresSources
 
 WRITE, REVENUE, READ, STATS = "events:write", "revenue:write", "events:read", "stats:read"
@@ -26,6 +28,10 @@ EXAMPLES = {
     "pulse_dev_demo": ("demo-pulse", KEY_KIND_PULSE, [WRITE, STATS], ["site_abc123"], "demo"),
     "pk_live_xyz": ("demo-apex", KEY_KIND_APEX, [WRITE], [], "_xyz"),
     "dk_live_abc123": ("demo-datafly", KEY_KIND_DATAFLY, [WRITE], [], "c123"),
+}
+# May read, and nothing else.
+READERS = {
+    secret: (source, KEY_KIND_SERVICE, [READ], [], secret[-4:]) for source, secret in DEMO_READERS.items()
 }
 
 
@@ -43,7 +49,9 @@ async def test_every_example_credential_exists(sources: PostgresSources, databas
         for stored in await sources.load_sources()
         for key, secret_hash in stored.keys
     }
-    assert found == {sha256(secret.encode()).digest(): example for secret, example in EXAMPLES.items()}
+    assert found == {
+        sha256(secret.encode()).digest(): example for secret, example in (EXAMPLES | READERS).items()
+    }
 
 
 async def test_the_datafly_source_is_as_its_document_takes_it(
@@ -67,7 +75,7 @@ async def test_again_changes_nothing(sources: PostgresSources, database_url: str
         rate_limit=SourceRateLimit(limit=5, window_seconds=1),
     )
     await sources.update_source(datafly.source_id, mine)
-    [key] = await sources.list_keys(datafly.source_id)
+    _, key = await sources.list_keys(datafly.source_id)
     await sources.revoke_key(key.key_id, datetime(2026, 2, 25, tzinfo=UTC))
     before = await sources.load_sources()
 
@@ -84,4 +92,4 @@ async def test_a_real_source_of_that_name_gets_no_example_key(
     found = {stored.source.name: stored for stored in await sources.load_sources()}
     assert found["demo-apex"].source.source_id == real.source_id
     assert found["demo-apex"].keys == []
-    assert len(found["demo-pulsora"].keys) == 2
+    assert len(found["demo-pulsora"].keys) == 3
