@@ -12,6 +12,7 @@ from polylect.v1.error_reason_pb2 import ErrorReason
 # When to come back if nothing better is known: a restarting database takes a second or two, a full buffer is
 # emptied in less.
 STORAGE_RETRY_SECONDS = 2
+_TOLD_CHARACTERS = 100
 OVERLOAD_RETRY_SECONDS = 1
 
 _STATUS = {
@@ -107,3 +108,10 @@ def reason_label(reason: ErrorReason.ValueType) -> str:
     if not reason:
         return ""
     return reason_word(reason).lower() if reason in ErrorReason.values() else f"reason_{reason}"
+
+
+def no_source(name_or_id: str) -> CoreError:
+    """Give the error that there is no such source."""
+    # An answer's head has room for little.
+    message = f"No source {name_or_id[:_TOLD_CHARACTERS]!r}"
+    return CoreError(reasons.ERROR_REASON_NOT_FOUND, message, field="source")

@@ -13,6 +13,8 @@ from core_service.errors import Objection
 _URL_CHARACTERS = 8_192
 _NAME_CHARACTERS = 1_024
 _MESSAGE_ID_CHARACTERS = 128
+# What statistics tell apart by.
+_WORD_CHARACTERS = 1_024
 _ID_BYTES = 1_024
 # Of all but the message id.
 _SMALLEST_LIMIT_BYTES = 1_024
@@ -71,8 +73,6 @@ def _revenue_objection(revenue: Revenue) -> Objection | None:
 def _length_objection(event: Event, size_bytes: int) -> Objection | None:
     # Most events are smaller than what any other field may be: seven fields need not be looked at.
     may_be_too_long = size_bytes > _SMALLEST_LIMIT_BYTES
-    if may_be_too_long and len(event.name) > _NAME_CHARACTERS:
-        return _too_long("name", f"{_NAME_CHARACTERS} characters")
     if len(event.message_id) > _MESSAGE_ID_CHARACTERS:
         return _too_long("message_id", f"{_MESSAGE_ID_CHARACTERS} characters")
     if not may_be_too_long:
@@ -81,8 +81,15 @@ def _length_objection(event: Event, size_bytes: int) -> Objection | None:
         text = getattr(event, field)
         if len(text) * _BYTES_PER_CHARACTER > _ID_BYTES and len(text.encode()) > _ID_BYTES:
             return _too_long(field, f"{_ID_BYTES} bytes")
-    if event.HasField("page") and len(event.page.url) > _URL_CHARACTERS:
-        return _too_long("page.url", f"{_URL_CHARACTERS} characters")
+    words = (
+        (event.name, "name", _NAME_CHARACTERS),
+        (event.page.url, "page.url", _URL_CHARACTERS),
+        (event.device.type, "device.type", _WORD_CHARACTERS),
+        (event.provenance.site_id, "provenance.site_id", _WORD_CHARACTERS),
+    )
+    for text, field, characters in words:
+        if len(text) > characters:
+            return _too_long(field, f"{characters} characters")
     return None
 
 

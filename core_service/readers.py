@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from polylect.v1 import error_reason_pb2 as reasons
 
 from core_service.callers import Callers, Context, require_scope
-from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError
+from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, no_source
 from core_service.keys import KeyEntry
 from core_service.ports import NO_SOURCE, SourceStore
 
@@ -53,7 +53,7 @@ class Readers:
         """
         if key is not None:
             if wanted not in ("", key.source.name, key.source.source_id):
-                raise _no_source(wanted)
+                raise no_source(wanted)
             return key.source.source_id
         if not wanted:
             return None
@@ -61,7 +61,7 @@ class Readers:
             return NO_SOURCE
         source = await self._sources.find_source(wanted)
         if source is None:
-            raise _no_source(wanted)
+            raise no_source(wanted)
         return source.source_id
 
     @asynccontextmanager
@@ -109,7 +109,3 @@ def refusing_page_token(page_token: str) -> Iterator[None]:
             raise
         message = "The page token is not one of this list's"
         raise CoreError(reasons.ERROR_REASON_FIELD_INVALID, message, field="page_token") from error
-
-
-def _no_source(wanted: str) -> CoreError:
-    return CoreError(reasons.ERROR_REASON_NOT_FOUND, f"No source {wanted!r}", field="source")

@@ -34,6 +34,7 @@ _CALL_SECONDS = 2.0
 # Between looks at what else there is to do: other calls wait meanwhile.
 _STEP_SECONDS = 0.005
 _DAY_SECONDS = 86_400
+_NOT_PERMITTED = reasons.ERROR_REASON_REVENUE_NOT_PERMITTED
 
 _Reason: TypeAlias = "ErrorReason.ValueType"
 _Verdict: TypeAlias = "Event | ErrorReason.ValueType"
@@ -95,9 +96,13 @@ class Replayer:
     ) -> ReplayOutcome:
         """Judge at most `limit` entries, oldest first, and make durable what is accepted, unless `dry_run`.
 
+        An entry that its key did not permit is accepted only when entries were chosen by id or by that
+        reason: who holds a public key could otherwise have revenue booked by whoever replays all.
+
         Raises CoreError for a bad page token, ConnectionError: what was accepted before may be durable.
         """
         outcome = ReplayOutcome(next_page_token=page_token)
+        permits = bool(quarantine_ids) or filters.reason == _NOT_PERMITTED
         async with self._turn:
             ends_at = monotonic() + _CALL_SECONDS
             while limit > 0:
@@ -106,7 +111,7 @@ class Replayer:
                         source_id, filters, quarantine_ids, min(limit, _PAGE_ENTRIES), outcome.next_page_token
                     )
                 limit -= len(page)
-                accepted = await self._judge(page, outcome)
+                accepted = await self._judge(page, outcome, permits=permits)
                 if accepted and not dry_run:
                     # They were received when their entries were: the ledger counts them as that.
                     batch = EventBatch(replayed=accepted).SerializeToString()
@@ -116,11 +121,14 @@ class Replayer:
                     break
         return outcome
 
-    async def _judge(self, page: Sequence[QuarantinedEvent], outcome: ReplayOutcome) -> list[Event]:
+    async def _judge(
+        self, page: Sequence[QuarantinedEvent], outcome: ReplayOutcome, *, permits: bool
+    ) -> list[Event]:
         accepted = []
         rests_at = monotonic() + _STEP_SECONDS
         for entry in page:
-            verdict = await self._judge_one(entry)
+            is_barred = entry.rejection.reason == _NOT_PERMITTED and not permits
+            verdict: _Verdict = _NOT_PERMITTED if is_barred else await self._judge_one(entry)
             if isinstance(verdict, Event):
                 accepted.append(verdict)
             else:

@@ -20,7 +20,7 @@ from polylect.v1.source_pb2_grpc import SourceServiceServicer
 from uuid_utils import uuid7
 
 from core_service.callers import Callers, Context
-from core_service.errors import CoreError
+from core_service.errors import CoreError, no_source
 from core_service.keys import KeyRing
 from core_service.moments import timestamp_of
 from core_service.origins import normalize_entry
@@ -108,7 +108,7 @@ class SourceServicer(SourceServiceServicer):
         known = await self._source(request.source)
         source = await self._store.update_source(known.source_id, _normalized(request))
         if source is None:
-            raise _no_source(request.source)
+            raise no_source(request.source)
         await self._apply(source.source_id)
         return source_pb2.UpdateSourceResponse(source=source)
 
@@ -191,7 +191,7 @@ class SourceServicer(SourceServiceServicer):
     async def _source(self, name_or_id: str) -> Source:
         source = await self._store.find_source(name_or_id)
         if source is None:
-            raise _no_source(name_or_id)
+            raise no_source(name_or_id)
         return source
 
     async def _key(self, key_id: str) -> Key:
@@ -288,10 +288,6 @@ def _is_uuid(text: str) -> bool:
 
 def _hash(secret: str) -> bytes:
     return sha256(secret.encode()).digest()
-
-
-def _no_source(name_or_id: str) -> CoreError:
-    return CoreError(reasons.ERROR_REASON_NOT_FOUND, f"No source {name_or_id!r}", field="source")
 
 
 def _no_key(key_id: str) -> CoreError:

@@ -10,7 +10,7 @@ import base64
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -26,6 +26,7 @@ from polylect.v1.query_pb2 import (
 )
 
 from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, StorageUnavailable
+from core_service.moments import EPOCH, moment_of
 from core_service.ports import TailStore
 
 _LOOK_SECONDS = 0.25
@@ -299,7 +300,8 @@ def _beginning(request: TailEventsRequest, now_id: str) -> tuple[list[_Cursor] |
     if request.resume_token:
         return _cursors_of(request.resume_token), ""
     if request.HasField("received_from"):
-        ms = min(request.received_from.ToMilliseconds(), _END_OF_TIME_MS)
+        received_from = moment_of(request.received_from)
+        ms = min((received_from - EPOCH) // timedelta(milliseconds=1), _END_OF_TIME_MS)
         first_id = min(_first_id_at(ms), now_id)
         return [_Cursor(first_id) for _ in _ITEMS], first_id
     return None, now_id

@@ -33,7 +33,7 @@ _HEARTBEAT = b": still here\n\n"
 # Until a browser whose stream broke asks again.
 _RETRY = b"retry: 1000\n\n"
 _TOKEN = re.compile(r"[\w=-]{16,128}", re.ASCII)
-_MOMENT = re.compile(r"\d{1,15}", re.ASCII)
+_MOMENT = re.compile(r"\d{1,14}", re.ASCII)
 
 _Work = Callable[[], Awaitable[None]]
 

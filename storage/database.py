@@ -9,7 +9,7 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Any, cast
 
@@ -29,6 +29,9 @@ SELECT set_config('synchronous_commit', 'on', false),
        set_config('TimeZone', 'UTC', false),
        set_config('statement_timeout', %s, false)
 """
+Rows = Callable[[Executable], Awaitable[list[dict[str, Any]]]]
+"""Runs one statement and gives its rows."""
+
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
@@ -124,6 +127,20 @@ class Database:
         async with self.connection() as connection:
             cursor = await connection.execute(*compiled(statement))
             return await cursor.fetchall()
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Rows]:
+        """Lend what runs a statement and gives its rows: all see the data of one moment.
+
+        Raises StorageUnavailable.
+        """
+        async with self.connection() as connection, connection.transaction():
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+            async def rows(statement: Executable) -> list[dict[str, Any]]:
+                return await (await connection.execute(*compiled(statement))).fetchall()
+
+            yield rows
 
     async def stream(self, statement: Executable) -> AsyncGenerator[dict[str, Any]]:
         """Run one statement, yield its rows one by one as they come, however many and large they are.

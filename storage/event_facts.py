@@ -1,6 +1,6 @@
 """What statistics count of an event, as columns over `events`: its type, and the person behind it."""
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select
 
 from storage.identity import user_id_when_read
 from storage.listing import has_text
@@ -39,13 +39,17 @@ def user_id(*, of_many: bool) -> ColumnElement[str]:
     The records are looked up for those who have any: few, while looking up costs ten times a row. Who has any
     is best found by reading all records once when it is asked of very many events.
     """
-    linked = select(identity_links.c.anonymous_id).where(identity_links.c.source_id == events.c.source_id)
-    is_linked = (linked.where(identity_links.c.anonymous_id == each) for each in _VISITORS)
+    link = identity_links.c
+    linked = select(literal(True)).where(link.source_id == events.c.source_id)
+    each_linked = [linked.where(link.anonymous_id == visitor) for visitor in _VISITORS]
+    is_linked: list[ColumnElement[bool]]
+    if of_many:
+        is_linked = [each.exists() for each in each_linked]
+    else:
+        # In the index's order, and no EXISTS, which drops it: or all records are read for each event.
+        by_index = [each.order_by(link.linked_at, link.event_id).limit(1) for each in each_linked]
+        is_linked = [each.scalar_subquery().is_not(None) for each in by_index]
     return case(
         (events.c.user_id.is_not(None), events.c.user_id),
-        (
-            # A planner makes no table of what has a limit.
-            or_(*(each.exists() if of_many else each.limit(1).exists() for each in is_linked)),
-            user_id_when_read().element,
-        ),
+        (or_(*is_linked), user_id_when_read().element),
     )

@@ -1,4 +1,4 @@
-"""What is deleted when: partitions, sessions, rollups, dedup keys, duplicates, refusals, and old salts.
+"""What is deleted when: partitions, sessions, dedup keys, duplicates, refusals, and old salts.
 
 Hides the order and that of all workers one does it at a time.
 """
@@ -15,7 +15,7 @@ from storage.errors import driver_errors_wrapped
 from storage.partitions import Connect, Lock, Partitions, try_lock
 from storage.purging import purge_old
 from storage.refusals import purge_refusals
-from storage.rollup_horizon import purge_rollups, raise_horizon
+from storage.rollup_horizon import raise_horizon
 
 # Cores whose clock is behind may still be in yesterday.
 _SALT_GRACE = timedelta(hours=1)
@@ -48,10 +48,9 @@ class Retention:
             connection.execute("DELETE FROM daily_salts WHERE day < %s", ((now - _SALT_GRACE).date(),))
             dropped = self._drop_partitions(connection, now)
             sessions_done = self._purge_sessions(connection, now)
-            rollups_done = purge_rollups(connection)
         if dropped:
             log.info("partitions_dropped", days=[day.isoformat() for day in dropped])
-        return keys_done and duplicates_done and sessions_done and rollups_done
+        return keys_done and duplicates_done and sessions_done
 
     def trim(self, now: datetime) -> bool:
         """Delete a chunk of the refusals that are old or too many; False when more is due.

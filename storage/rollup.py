@@ -7,6 +7,8 @@ What a fold takes off the queue and what it changes is one transaction.
 """
 
 import threading
+from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import psycopg
@@ -18,18 +20,20 @@ from storage.errors import StorageUnavailable, driver_errors_wrapped
 from storage.event_facts import type_name, user_id
 from storage.partitions import LOCK_SPACE, Connect, Lock
 from storage.rollup_events import fold_events
+from storage.rollup_horizon import horizon_of, purge_rollups
 from storage.rollup_sessions import SESSION_TABLES, fold_sessions
 from storage.rollup_users import USER_TABLES, fold_users
 from storage.schema import events
 from storage.sessions import is_windowed, session_key
 
-# Some 0.5 s.
-_EVENTS_AT_ONCE = 50_000
+# Some 0.3 s.
+_EVENTS_AT_ONCE = 20_000
 _ROWS_AT_ONCE = 1_000
-# From the end of a fold that left nothing behind to the next: an event is counted within 5 s.
+# From the end of a fold that left nothing behind to the next: an event is counted within two seconds.
 _PAUSE_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 10.0
 
+_LOCK = "SELECT pg_try_advisory_xact_lock(%s, %s)"
 _WAITING = """
 SELECT rollup_id, cardinality(event_ids) FROM rollup_queue ORDER BY rollup_id LIMIT %s
 """
@@ -81,24 +85,19 @@ class Rollup:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._connection: psycopg.Connection[Any] | None = None
+        # The horizon before which nothing is left to purge.
+        self._purged: date | None = None
 
     def fold(self) -> bool:
         """Take in some of what waits; False when all of it was, or another worker is at it.
 
         Raises StorageUnavailable; nothing has then happened, and the next call connects anew.
         """
-        try:
-            with driver_errors_wrapped():
-                if self._connection is None:
-                    self._connection = self._connect()
-                    self._connection.execute(_TEMPORARY)
-                    self._connection.execute(SESSION_TABLES)
-                    self._connection.execute(USER_TABLES)
-                with self._connection.transaction():
-                    return _fold(self._connection)
-        except BaseException:
-            self.close()
-            raise
+        return self._alone(_fold)
+
+    def purge(self) -> bool:
+        """Delete some of what lies before the horizon; True when more of it is due. Raises as `fold`."""
+        return self._alone(self._purge)
 
     def fold_all(self) -> None:
         """Fold until nothing waits. Raises as `fold`."""
@@ -109,16 +108,49 @@ class Rollup:
         """Fold, again and again, until `stopped`."""
         failures = 0
         while not stopped.is_set():
+            wait_seconds = 0.0
             try:
-                wait_seconds = 0.0 if self.fold() else _PAUSE_SECONDS
+                if not self.fold() and not self.purge():
+                    wait_seconds = _PAUSE_SECONDS
                 failures = 0
-            except StorageUnavailable as error:
-                # Figures are then worked out from the events.
+            except Exception as error:
+                # Figures are worked out from the events as long as it fails.
                 failures += 1
                 wait_seconds = min(_PAUSE_SECONDS * 2 ** min(failures, 10), _LONGEST_RETRY_SECONDS)
-                log.warning("rollup_failed", error=str(error), failures=failures, retry_seconds=wait_seconds)
+                known = isinstance(error, StorageUnavailable)
+                log.warning(
+                    "rollup_failed",
+                    error=str(error),
+                    failures=failures,
+                    retry_seconds=wait_seconds,
+                    exc_info=None if known else error,
+                )
             stopped.wait(wait_seconds)
         self.close()
+
+    def _alone(self, work: Callable[[psycopg.Connection[Any]], bool]) -> bool:
+        """Do it in a transaction while no other worker folds or purges; without it, when one does."""
+        try:
+            with driver_errors_wrapped():
+                if self._connection is None:
+                    self._connection = self._connect()
+                    for tables in (_TEMPORARY, SESSION_TABLES, USER_TABLES):
+                        self._connection.execute(tables)
+                with self._connection.transaction():
+                    got = self._connection.execute(_LOCK, (LOCK_SPACE, Lock.ROLLUP)).fetchone()
+                    return got == (True,) and work(self._connection)
+        except BaseException:
+            self.close()
+            raise
+
+    def _purge(self, connection: psycopg.Connection[Any]) -> bool:
+        horizon = horizon_of(connection)
+        if horizon is None or horizon == self._purged:
+            return False
+        if not purge_rollups(connection, horizon):
+            return True
+        self._purged = horizon
+        return False
 
     def close(self) -> None:
         """Close the connection; a later call opens another."""
@@ -128,9 +160,6 @@ class Rollup:
 
 
 def _fold(connection: psycopg.Connection[Any]) -> bool:
-    got = connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", (LOCK_SPACE, Lock.ROLLUP)).fetchone()
-    if got != (True,):
-        return False
     waiting = connection.execute(_WAITING, (_ROWS_AT_ONCE,)).fetchall()
     taken: list[int] = []
     event_count = 0

@@ -43,14 +43,18 @@ _UUID = visitor_days.c.person.type
 # Before all others of one moment.
 _LOWEST = literal(str(UUID(int=0)), _UUID)
 
-# The ids are those that `identity_links` has. OFFSET 0: a join might read all of the table.
+# The ids are those that `identity_links` has; of each the earliest link, and its user where all name one, so
+# that what there is of a visitor is met once, however many links come. OFFSET 0: a join might read all of the
+# table.
 _MET = """
 WITH said AS (
-    SELECT DISTINCT ON (source_id, visitor_id, own_user_id)
-        source_id, visitor_id, own_user_id, received_at, event_id
+    SELECT source_id, visitor_id,
+        CASE WHEN min(own_user_id) = max(own_user_id) THEN min(own_user_id) END AS own_user_id,
+        min(received_at) AS received_at,
+        (array_agg(event_id ORDER BY received_at, event_id))[1] AS event_id
     FROM fresh CROSS JOIN LATERAL (VALUES (anonymous_id), (cookie_id)) AS ids (visitor_id)
     WHERE kind = 'identify' AND visitor_id <> own_user_id
-    ORDER BY source_id, visitor_id, own_user_id, received_at, event_id
+    GROUP BY source_id, visitor_id
 ), asked AS (
     SELECT source_id, visitor_id AS linked_id, md5('v' || visitor_id)::uuid AS linked,
         md5('u' || own_user_id)::uuid AS linked_person, received_at AS linked_at, event_id AS linked_by

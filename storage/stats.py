@@ -19,7 +19,7 @@ from polylect.v1.query_pb2 import (
 )
 from sqlalchemy import Select, text
 
-from storage.database import Database
+from storage.database import Database, Rows
 from storage.event_figures import Asked, figures_of_events
 from storage.rollup_event_figures import event_figures
 from storage.rollup_session_figures import session_figures
@@ -29,7 +29,7 @@ from storage.values import uuid_text
 
 # A fold that is so far behind may take long: a new version fills the tables from all events.
 _STATE = text("""
-SELECT (SELECT enqueued_at < clock_timestamp() - interval '1 minute'
+SELECT (SELECT enqueued_at < clock_timestamp() - interval '10 seconds'
         FROM rollup_queue ORDER BY rollup_id LIMIT 1) AS behind,
     (SELECT day FROM rollup_horizon) AS horizon,
     first.site_id,
@@ -62,25 +62,27 @@ class PostgresStats:
         if (canonical := uuid_text(source_id)) is None:
             return GetStatsResponse()
         asked = Asked(canonical, site_id, occurred_from, occurred_until, question)
-        statement = await self._from_rollups(asked)
-        if statement is None:
-            statement = figures_of_events(asked)
-        return response_of(question, await self._database.rows(statement))
+        async with self._database.snapshot() as rows:
+            statement = await _from_rollups(asked, rows)
+            if statement is None:
+                statement = figures_of_events(asked)
+            return response_of(question, await rows(statement))
 
-    async def _from_rollups(self, asked: Asked) -> Select[Any] | None:
-        question = asked.question
-        is_count = question.metric in _COUNTS
-        is_plain = question.group_by in _ROLLED_GROUPINGS and not (question.country or question.device_type)
-        if not is_count and not is_plain:
-            return None
-        [state] = await self._database.rows(_STATE.bindparams(source_id=asked.source_id))
-        complete_from = datetime.combine(state["horizon"] or date.min, time(), UTC)
-        if state["behind"] or asked.occurred_from < complete_from:
-            return None
-        if is_count:
-            return event_figures(asked)
-        if not asked.site_id and state["more_sites"]:
-            return None
-        of_site = (question, asked.source_id, asked.site_id or state["site_id"] or "", *asked[2:4])
-        is_users = question.metric == STATS_METRIC_UNIQUE_USERS
-        return user_figures(*of_site) if is_users else session_figures(*of_site)
+
+async def _from_rollups(asked: Asked, rows: Rows) -> Select[Any] | None:
+    question = asked.question
+    is_count = question.metric in _COUNTS
+    is_plain = question.group_by in _ROLLED_GROUPINGS and not (question.country or question.device_type)
+    if not is_count and not is_plain:
+        return None
+    [state] = await rows(_STATE.bindparams(source_id=asked.source_id))
+    complete_from = datetime.combine(state["horizon"] or date.min, time(), UTC)
+    if state["behind"] or asked.occurred_from < complete_from:
+        return None
+    if is_count:
+        return event_figures(asked)
+    if not asked.site_id and state["more_sites"]:
+        return None
+    of_site = (question, asked.source_id, asked.site_id or state["site_id"] or "", *asked[2:4])
+    is_users = question.metric == STATS_METRIC_UNIQUE_USERS
+    return user_figures(*of_site) if is_users else session_figures(*of_site)

@@ -14,7 +14,7 @@ from .waiting import eventually
 _README = Path(__file__).parents[2] / "README.md"
 _SECTION = re.compile(r"^## Send an event, see it arrive\n(.*?)(?=^## )", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_PAUSE = re.compile(r"^sleep 1 .*\n", re.MULTILINE)
+_PAUSE = re.compile(r"^sleep \d .*\n", re.MULTILINE)
 
 
 def _blocks() -> list[str]:

@@ -358,7 +358,9 @@ class ReplayRequest(_message.Message):
     """`next_page_token` of the call before, with the same selection."""
     @_builtins.property
     def filter(self) -> Global___QuarantineFilter:
-        """Only those. Default: all of the source. Not with `quarantine_ids`."""
+        """Only those. Default: all of the source. Not with `quarantine_ids`. Revenue that its key did
+        not permit is refused again unless asked for by that reason, or by id.
+        """
 
     @_builtins.property
     def quarantine_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -29,10 +29,12 @@ WHERE session_id IS NULL AND coalesce(anonymous_id, cookie_id, user_id) IS NOT N
 GROUP BY source_id, visitor, day
 """
 
-# The events that are there already wait for a worker, ten thousand together.
+# The events that are there already wait for a worker, ten thousand together; figures don't wait for that, as
+# it is behind.
 _ENQUEUE = """
 INSERT INTO rollup_queue (enqueued_at, source_ids, event_ids, received_ats)
-SELECT '-infinity', array_agg(source_id), array_agg(event_id), array_agg(received_at)
+SELECT clock_timestamp() - interval '1 hour',
+    array_agg(source_id), array_agg(event_id), array_agg(received_at)
 FROM (SELECT source_id, event_id, received_at, (row_number() OVER ()) / 10000 AS batch FROM events) AS each
 GROUP BY batch
 """

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,8 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polylect.v1.event_pb2 import (
@@ -38,13 +41,15 @@ from polylect.v1.query_pb2 import (
     StatsGroupBy,
     StatsMetric,
 )
+from sqlalchemy import create_engine, text
 from stats_oracle import Asked, expected, in_batches, random_events, read_all, session_of_events
-from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, enqueue, make_event
+from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, column, enqueue, make_event, wait_until
 
 from storage import event_figures
 from storage.database import Database
 from storage.event_figures import figures_of_events
 from storage.events import PostgresEvents
+from storage.migrate import migrate
 from storage.migrations.upgrade import script_directory
 from storage.rollup import Rollup
 from storage.stats import PostgresStats
@@ -472,8 +477,70 @@ def test_what_retention_drops_is_no_longer_counted(
     assert {metric: figure(ask(metric, since)).value for metric in (1, 2, 3)} == {1: 6, 2: 6, 3: 6}
     keeper = Worker(WorkerOptions(database_url, retention_days=3), Clock())
     keeper.maintain()
+    assert not keeper.rollup.purge()
     keeper.close()
     assert {metric: figure(ask(metric, since)).value for metric in (1, 2, 3)} == {1: 2, 2: 2, 3: 2}
     assert figure(ask(occurred_from=NOW - DAY)).value == 1
     rows = connection.execute("SELECT min(hour) FROM event_hours").fetchall()
     assert rows == [(NOW,)]
+
+
+def test_what_waits_too_long_is_counted_in_the_events(
+    connection: psycopg.Connection[Any], worker: Worker, database: Database, runner: asyncio.Runner
+) -> None:
+    settle(connection, worker, [make_event(NOW - HOUR), make_event(NOW)])
+    stats = PostgresStats(database)
+
+    def count() -> float:
+        return runner.run(stats.figure(*ask())).value
+
+    assert count() == 0
+    connection.execute("UPDATE rollup_queue SET enqueued_at = enqueued_at - interval '2 minutes'")
+    assert count() == 2
+    worker.rollup.fold_all()
+    assert count() == 2
+
+
+def test_an_upgrade_loses_nothing_of_the_figures(
+    database_url: str, connection: psycopg.Connection[Any], worker: Worker, figure: Figure
+) -> None:
+    """From the schema before the rollups, with events in it."""
+    chance = random.Random(9)
+    settle(connection, worker, *in_batches(chance, random_events(chance, SOURCE, 100)))
+    questions = [ask(metric, site_id="a") for metric in METRICS] + [ask()]
+    before = [figure(asked) for asked in questions]
+    assert all(answer.value for answer in before)
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database_url))
+    revision = script_directory().get_revision("0006")
+    with engine.begin() as alembics, Operations.context(MigrationContext.configure(alembics)):
+        revision.module.downgrade()
+        alembics.execute(text("UPDATE alembic_version SET version_num = '0005'"))
+    engine.dispose()
+    assert migrate(database_url)
+    assert connection.execute("SELECT count(*) FROM event_hours").fetchone() == (0,)
+    # As long as nothing is folded, too.
+    assert [figure(asked) for asked in questions] == before
+    assert connection.execute("SELECT count(*) > 0 FROM event_hours").fetchone() == (True,)
+
+
+def test_folding_goes_on_after_the_database_was_away(
+    database_url: str, connection: psycopg.Connection[Any], worker: Worker
+) -> None:
+    stopped = threading.Event()
+    folding = threading.Thread(target=worker.rollup.keep_folding, args=(stopped,))
+    settle(connection, worker, [make_event(NOW)])
+    folding.start()
+    try:
+        wait_until(lambda: column(connection, "SELECT sum(events)::int FROM event_hours") == [1])
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        enqueue(connection, make_event(NOW))
+        other = Worker(WorkerOptions(database_url), Clock())
+        other.settle_all()
+        other.close()
+        wait_until(lambda: column(connection, "SELECT sum(events)::int FROM event_hours") == [2])
+    finally:
+        stopped.set()
+        folding.join()
