@@ -37,7 +37,7 @@ _LOCK = "SELECT pg_try_advisory_xact_lock(%s, %s)"
 _WAITING = """
 SELECT rollup_id, cardinality(event_ids) FROM rollup_queue ORDER BY rollup_id LIMIT %s
 """
-_TEMPORARY = """
+TEMPORARY = """
 CREATE TEMP TABLE fresh (
     source_id uuid NOT NULL,
     site_id text NOT NULL,
@@ -61,6 +61,7 @@ CREATE TEMP TABLE unlinked (source_id uuid NOT NULL, visitor text NOT NULL) ON C
 SET work_mem = '32MB';
 SET jit = off
 """
+"""Makes what `Rollup` works in: once a connection."""
 
 _TAKE = """
 WITH taken AS (
@@ -134,7 +135,7 @@ class Rollup:
             with driver_errors_wrapped():
                 if self._connection is None:
                     self._connection = self._connect()
-                    for tables in (_TEMPORARY, SESSION_TABLES, USER_TABLES):
+                    for tables in (TEMPORARY, SESSION_TABLES, USER_TABLES):
                         self._connection.execute(tables)
                 with self._connection.transaction():
                     got = self._connection.execute(_LOCK, (LOCK_SPACE, Lock.ROLLUP)).fetchone()
@@ -169,7 +170,7 @@ def _fold(connection: psycopg.Connection[Any]) -> bool:
         taken.append(rollup_id)
         event_count += size
     if taken:
-        connection.execute(_TAKING, {**_PARAMETERS, "taken": taken})
+        connection.execute(TAKING, {**TAKING_PARAMETERS, "taken": taken})
         fold_events(connection)
         fold_sessions(connection)
         fold_users(connection)
@@ -200,4 +201,5 @@ def _taking() -> tuple[bytes, dict[str, Any]]:
     return f"{_TAKE} INSERT INTO fresh ({', '.join(columns)}) {text} {_ASKED}".encode(), parameters
 
 
-_TAKING, _PARAMETERS = _taking()
+TAKING, TAKING_PARAMETERS = _taking()
+"""Takes rows off the queue, and their events into `fresh`."""

@@ -45,7 +45,7 @@ from sqlalchemy import create_engine, text
 from stats_oracle import Asked, expected, in_batches, random_events, read_all, session_of_events
 from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, column, enqueue, make_event, wait_until
 
-from storage import event_figures
+from storage import event_figures, rollup
 from storage.database import Database
 from storage.event_figures import figures_of_events
 from storage.events import PostgresEvents
@@ -544,3 +544,24 @@ def test_folding_goes_on_after_the_database_was_away(
     finally:
         stopped.set()
         folding.join()
+
+
+def test_links_are_looked_up_by_index_however_they_are_spread(
+    database_url: str, connection: psycopg.Connection[Any], worker: Worker
+) -> None:
+    """A few visitors with very many links make reading all of them look cheap to a planner."""
+    settle(connection, worker, [make_event(NOW, anonymous_id=f"v{number}") for number in range(100)])
+    connection.execute(
+        "INSERT INTO identity_links (source_id, anonymous_id, linked_at, event_id, user_id)"
+        " SELECT %s, 'linked' || n %% 20, now() + n * interval '1 second', gen_random_uuid(), 'u' || n"
+        " FROM generate_series(1, 11000) AS n",
+        [SOURCE],
+    )
+    connection.execute("ANALYZE")
+    with psycopg.connect(database_url, autocommit=True) as folding:
+        folding.execute(rollup.TEMPORARY)
+        taken = column(connection, "SELECT rollup_id FROM rollup_queue")
+        plan = folding.execute(b"EXPLAIN " + rollup.TAKING, {**rollup.TAKING_PARAMETERS, "taken": taken})
+        lines = [line for (line,) in plan]
+    assert any("identity_links" in line for line in lines)
+    assert not [line for line in lines if "Seq Scan on identity_links" in line]
