@@ -8,7 +8,7 @@ LOCK := uv pip compile --quiet --universal --generate-hashes --python-version 3.
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .PHONY: help install lock proto proto-check sdk sdk-check sdk-test fmt lint types test test-unit test-conformance \
-	test-contract test-architecture test-system test-clients migrate run send grpcurl bench bench-peer bench-query check \
+	test-contract test-architecture test-system test-clients test-bench migrate run send grpcurl bench bench-peer bench-query check \
 	clean
 
 help: ## List the targets
@@ -79,10 +79,10 @@ lint: $(VENV)/.dev ## Check style
 types: $(VENV)/.dev ## Check types (mypy strict)
 	$(BIN)/mypy
 
-test: $(VENV)/.dev ## Run all tests; test-unit, -conformance, -contract, -architecture, -system, -clients: some
+test: $(VENV)/.dev ## Run the tests; test-unit, -conformance, -contract, -architecture, -system: some; test-clients, -bench: more
 	$(BIN)/python -m pytest
 
-test-unit test-conformance test-contract test-architecture test-system test-clients: test-%: $(VENV)/.dev
+test-unit test-conformance test-contract test-architecture test-system test-clients test-bench: test-%: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/$*
 
 check: $(VENV)/.dev ## Run what CI runs
