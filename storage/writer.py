@@ -128,6 +128,8 @@ class _Claim:
             log.warning(
                 "event_unwritable",
                 event_id=event.event_id,
+                source_id=event.source_id,
+                request_id=event.provenance.request_id,
                 error=words_of(error),
                 exc_info=error if ours else None,
             )
