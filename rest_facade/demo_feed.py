@@ -20,8 +20,8 @@ from rest_facade.core_link import CoreLink
 from rest_facade.core_refusal import CoreRefusal
 from rest_facade.demo_lines import dialect_of, is_stored, line, server_sent
 
-# A new page begins with what was received just before: the events of its own loading too.
-_LOOK_BACK_MS = 60_000
+# A new page begins with what its plot shows: the events of its own loading are among it.
+_LOOK_BACK_MS = 120_000
 _LINES_HELD = 32
 _TICK_SECONDS = 0.25
 # Of each source.
@@ -44,7 +44,7 @@ class Feed:
     def __init__(
         self, link: CoreLink, keys: Sequence[str], last_id: str, now_ms: int, on_end: Callable[["Feed"], None]
     ) -> None:
-        """Follow what each key may read, from a line's id on; from a minute ago where there is none.
+        """Follow what each key may read, from a line's id on; from two minutes ago where there is none.
 
         `on_end` is called once, when nothing is followed any more.
         """
