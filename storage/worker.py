@@ -82,7 +82,6 @@ class Worker:
         self._clock = clock
         connect = partial(_connect, options.database_url)
         dedup_window = timedelta(seconds=options.dedup_window_seconds)
-        self._connect = connect
         self._partitions = Partitions(connect)
         self._retention = Retention(connect, self._partitions, options.retention_days, dedup_window)
         self._quarantine = QuarantineBounds(
@@ -195,7 +194,7 @@ class Worker:
         try:
             with driver_errors_wrapped():
                 if self._connection is None:
-                    self._connection = self._connect()
+                    self._connection = _connect(self._options.database_url)
                 if not is_waiting(self._connection):
                     return None
                 with self._connection.transaction():

@@ -9,6 +9,7 @@ of another length than the one in which all were accepted.
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
 
@@ -30,7 +31,7 @@ _STREAM_DEPTH = 4
 _ACCEPTED, _REJECTED, _FAILED = 200, 400, 500
 
 
-class _Http2(asyncio.Protocol):
+class _Http2(asyncio.Protocol, ABC):
     """What both kinds of connection share. At most one stream is open at a time."""
 
     def __init__(self, campaign: Campaign, headers: Mapping[str, str], answer_bytes: int | None) -> None:
@@ -58,8 +59,9 @@ class _Http2(asyncio.Protocol):
         )
         self._begin()
 
+    @abstractmethod
     def _begin(self) -> None:
-        raise NotImplementedError
+        """Ask for the first time."""
 
     def _open(self) -> bytes:
         """Give the frame that opens the next stream."""
@@ -122,11 +124,13 @@ class _Http2(asyncio.Protocol):
             at = after
         self._received = received[at:]
 
+    @abstractmethod
     def _on_data(self, data: bytes) -> None:
-        raise NotImplementedError
+        """Take a part of an answer."""
 
+    @abstractmethod
     def _on_end(self) -> None:
-        raise NotImplementedError
+        """Take the end of a stream."""
 
     def _on_control(self, kind: int, flags: int, frame: bytes) -> None:
         """Take a frame, from its stream id on, that carries no part of an answer."""
