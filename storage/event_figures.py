@@ -87,7 +87,7 @@ def chosen(asked: Asked) -> list[ColumnElement[bool]]:
     ]
 
 
-def figures_of_events(asked: Asked) -> Select[Any]:
+def figures_from_events(asked: Asked) -> Select[Any]:
     """Select any figure from the events themselves, as columns of ANSWER."""
     question = asked.question
     in_range = occurred_within(asked.source_id, asked.occurred_from, asked.occurred_until)

@@ -19,7 +19,6 @@ from storage.database import compiled
 from storage.errors import StorageUnavailable, driver_errors_wrapped
 from storage.event_facts import type_name, user_id
 from storage.partitions import LOCK_SPACE, Connect, Lock
-from storage.rollup_events import fold_events
 from storage.rollup_horizon import horizon_of, purge_rollups
 from storage.rollup_sessions import SESSION_TABLES, fold_sessions
 from storage.rollup_users import USER_TABLES, fold_users
@@ -76,6 +75,16 @@ WITH taken AS (
 )
 """
 _ASKED = "JOIN asked USING (source_id, event_id, received_at)"
+
+_COUNT_EVENTS = """
+INSERT INTO event_hours (source_id, site_id, hour, group_hash, kind, name, country, device_type, events)
+SELECT source_id, site_id, hour, md5(ROW(kind, name, country, device_type)::text)::uuid,
+       kind, name, country, device_type, count(*)
+FROM fresh
+GROUP BY source_id, site_id, hour, kind, name, country, device_type
+ON CONFLICT (source_id, site_id, hour, group_hash) DO UPDATE
+SET events = event_hours.events + excluded.events
+"""
 
 log = structlog.get_logger()
 
@@ -171,7 +180,7 @@ def _fold(connection: psycopg.Connection[Any]) -> bool:
         event_count += size
     if taken:
         connection.execute(TAKING, {**TAKING_PARAMETERS, "taken": taken})
-        fold_events(connection)
+        connection.execute(_COUNT_EVENTS)
         fold_sessions(connection)
         fold_users(connection)
     return len(taken) < len(waiting) or len(waiting) == _ROWS_AT_ONCE

@@ -1,4 +1,4 @@
-"""How many events there were, from the hours that `rollup_events` counts.
+"""How many events there were, from the hours that `rollup` counts.
 
 Hides that whole hours are added up and the rest of a range is counted in `events`.
 """
@@ -28,7 +28,7 @@ _BUCKETS = {STATS_GROUP_BY_HOUR: "hour", STATS_GROUP_BY_DAY: "day"}
 _PLACES = {STATS_GROUP_BY_DEVICE_TYPE: "device_type", STATS_GROUP_BY_COUNTRY: "geo_country"}
 
 
-def event_figures(asked: Asked) -> Select[Any] | None:
+def counts_from_rollups(asked: Asked) -> Select[Any] | None:
     """Select a number of events, by type or not, as columns of ANSWER.
 
     None for a range without a whole hour, which is as well counted otherwise.

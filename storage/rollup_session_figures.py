@@ -50,7 +50,7 @@ _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 _TIMESTAMP, _UUID = session_days.c.started_at.type, session_days.c.session.type
 
 
-def session_figures(
+def sessions_from_rollups(
     question: GetStatsRequest,
     source_id: str,
     site_id: str,

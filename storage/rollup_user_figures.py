@@ -48,7 +48,7 @@ class _Range(NamedTuple):
     tail: CTE | None
 
 
-def user_figures(
+def users_from_rollups(
     question: GetStatsRequest, source_id: str, site_id: str, occurred_from: datetime, occurred_until: datetime
 ) -> Select[Any] | None:
     """Select the users of one site in a range, as a whole and, if so grouped, by day.

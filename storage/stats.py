@@ -20,10 +20,10 @@ from polylect.v1.query_pb2 import (
 from sqlalchemy import Select, text
 
 from storage.database import Database, Rows
-from storage.event_figures import Asked, figures_of_events
-from storage.rollup_event_figures import event_figures
-from storage.rollup_session_figures import session_figures
-from storage.rollup_user_figures import user_figures
+from storage.event_figures import Asked, figures_from_events
+from storage.rollup_event_figures import counts_from_rollups
+from storage.rollup_session_figures import sessions_from_rollups
+from storage.rollup_user_figures import users_from_rollups
 from storage.stats_answer import response_of
 from storage.values import uuid_text
 
@@ -65,7 +65,7 @@ class PostgresStats:
         async with self._database.snapshot() as rows:
             statement = await _from_rollups(asked, rows)
             if statement is None:
-                statement = figures_of_events(asked)
+                statement = figures_from_events(asked)
             return response_of(question, await rows(statement))
 
 
@@ -80,9 +80,9 @@ async def _from_rollups(asked: Asked, rows: Rows) -> Select[Any] | None:
     if state["behind"] or asked.occurred_from < complete_from:
         return None
     if is_count:
-        return event_figures(asked)
+        return counts_from_rollups(asked)
     if not asked.site_id and state["more_sites"]:
         return None
     of_site = (question, asked.source_id, asked.site_id or state["site_id"] or "", *asked[2:4])
     is_users = question.metric == STATS_METRIC_UNIQUE_USERS
-    return user_figures(*of_site) if is_users else session_figures(*of_site)
+    return users_from_rollups(*of_site) if is_users else sessions_from_rollups(*of_site)

@@ -24,7 +24,7 @@ from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, enqueue, make_event
 
 from storage.database import Database
 from storage.rollup import Rollup
-from storage.rollup_session_figures import session_figures
+from storage.rollup_session_figures import sessions_from_rollups
 from storage.stats_answer import response_of
 from storage.stats_figures import SESSION_METRICS
 from storage.values import timestamp_of
@@ -74,7 +74,7 @@ def figure(database_url: str) -> Iterator[Figure]:
 
         def figure(asked: Asked) -> GetStatsResponse:
             source_id, site_id, start, end, question = asked
-            statement = session_figures(question, source_id, site_id, start, end)
+            statement = sessions_from_rollups(question, source_id, site_id, start, end)
             return response_of(question, runner.run(database.rows(statement)))
 
         yield figure

@@ -26,7 +26,7 @@ from storage.errors import StorageUnavailable
 from storage.identity_records import PostgresIdentity
 from storage.rollup import Rollup
 from storage.rollup_horizon import raise_horizon
-from storage.rollup_user_figures import user_figures
+from storage.rollup_user_figures import users_from_rollups
 from storage.stats import PostgresStats
 from storage.stats_answer import response_of
 from storage.values import timestamp_of
@@ -91,7 +91,7 @@ def rolled(database: Database, runner: asyncio.Runner) -> Callable[[Asked], GetS
     """Give what the days tell; None where they can't."""
 
     def rolled(asked: Asked) -> GetStatsResponse | None:
-        statement = user_figures(
+        statement = users_from_rollups(
             asked.question, asked.source_id, asked.site_id, asked.occurred_from, asked.occurred_until
         )
         return (

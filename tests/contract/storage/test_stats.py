@@ -47,7 +47,7 @@ from worker_factory import NOW, OTHER_SOURCE, SOURCE, Clock, column, enqueue, ma
 
 from storage import event_figures, rollup
 from storage.database import Database
-from storage.event_figures import figures_of_events
+from storage.event_figures import figures_from_events
 from storage.events import PostgresEvents
 from storage.migrate import migrate
 from storage.migrations.upgrade import script_directory
@@ -101,7 +101,7 @@ def figure(database: Database, runner: asyncio.Runner) -> Iterator[Figure]:
         rollup.fold_all()
         found = runner.run(stats.figure(*asked))
         if uuid_text(asked.source_id):
-            rows = runner.run(database.rows(figures_of_events(event_figures.Asked(*asked))))
+            rows = runner.run(database.rows(figures_from_events(event_figures.Asked(*asked))))
             assert_same(found, response_of(asked.question, rows))
         return found
 
