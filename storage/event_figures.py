@@ -44,8 +44,10 @@ from storage.stats_figures import SESSION_METRICS, figures, padded, with_rest_of
 # No event is received earlier than this before it occurred: the core refuses what lies further ahead.
 _CLOCK_TOLERANCE = timedelta(hours=24)
 
-_BUCKETS = {STATS_GROUP_BY_HOUR: "hour", STATS_GROUP_BY_DAY: "day"}
-_PLACES = {STATS_GROUP_BY_DEVICE_TYPE: events.c.device_type, STATS_GROUP_BY_COUNTRY: events.c.geo_country}
+BUCKETS = {STATS_GROUP_BY_HOUR: "hour", STATS_GROUP_BY_DAY: "day"}
+"""Units of time to group by, as Postgres calls them."""
+PLACES = {STATS_GROUP_BY_DEVICE_TYPE: events.c.device_type, STATS_GROUP_BY_COUNTRY: events.c.geo_country}
+"""Columns of an event to group by."""
 
 _Columns = list[ColumnElement[Any]]
 _Conditions = Sequence[ColumnElement[bool]]
@@ -101,7 +103,7 @@ def figures_from_events(asked: Asked) -> Select[Any]:
 
 def answer(question: GetStatsRequest, seen: CTE) -> Select[Any]:
     """Select the whole figure over `seen` and its groups at once, so that both are of one moment."""
-    if question.group_by in _PLACES:
+    if question.group_by in PLACES:
         seen = with_rest_of_places(seen)
     groups = [name for name in ("bucket", "place", "rest") if name in seen.c]
     by_type = question.metric == STATS_METRIC_EVENT_COUNT_BY_TYPE
@@ -112,9 +114,9 @@ def answer(question: GetStatsRequest, seen: CTE) -> Select[Any]:
 
 
 def _grouping(question: GetStatsRequest) -> _Columns:
-    if unit := _BUCKETS.get(question.group_by):
+    if unit := BUCKETS.get(question.group_by):
         return [func.date_trunc(unit, events.c.occurred_at, "UTC").label("bucket")]
-    if (place := _PLACES.get(question.group_by)) is not None:
+    if (place := PLACES.get(question.group_by)) is not None:
         return [func.coalesce(place, "").label("place")]
     return []
 

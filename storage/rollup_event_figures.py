@@ -9,23 +9,24 @@ from typing import Any
 
 from polylect.v1.query_pb2 import (
     STATS_GROUP_BY_COUNTRY,
-    STATS_GROUP_BY_DAY,
     STATS_GROUP_BY_DEVICE_TYPE,
-    STATS_GROUP_BY_HOUR,
     STATS_METRIC_EVENT_COUNT_BY_TYPE,
     GetStatsRequest,
 )
 from sqlalchemy import ColumnElement, FromClause, Select, func, literal, select, union_all
 
 from storage.event_facts import type_name
-from storage.event_figures import Asked, answer, chosen, occurred_within
+from storage.event_figures import BUCKETS, PLACES, Asked, answer, chosen, occurred_within
 from storage.listing import has_text
 from storage.rollup_schema import event_hours
 from storage.schema import events
 
 _HOUR = timedelta(hours=1)
-_BUCKETS = {STATS_GROUP_BY_HOUR: "hour", STATS_GROUP_BY_DAY: "day"}
-_PLACES = {STATS_GROUP_BY_DEVICE_TYPE: "device_type", STATS_GROUP_BY_COUNTRY: "geo_country"}
+# The columns that are `event_figures.PLACES` there.
+_PLACES = {
+    STATS_GROUP_BY_DEVICE_TYPE: event_hours.c.device_type,
+    STATS_GROUP_BY_COUNTRY: event_hours.c.country,
+}
 
 
 def counts_from_rollups(asked: Asked) -> Select[Any] | None:
@@ -67,12 +68,12 @@ def _whole_hours(occurred_from: datetime, occurred_until: datetime) -> tuple[dat
 
 def _groups(question: GetStatsRequest, *, whole: bool) -> list[ColumnElement[Any]]:
     groups: list[ColumnElement[Any]] = []
-    if unit := _BUCKETS.get(question.group_by):
+    if unit := BUCKETS.get(question.group_by):
         moment = event_hours.c.hour if whole else events.c.occurred_at
         groups.append(func.date_trunc(unit, moment, "UTC").label("bucket"))
-    elif place := _PLACES.get(question.group_by):
-        hours_place = event_hours.c[place.removeprefix("geo_")]
-        groups.append((hours_place if whole else func.coalesce(events.c[place], "")).label("place"))
+    elif question.group_by in PLACES:
+        place = _PLACES if whole else PLACES
+        groups.append(func.coalesce(place[question.group_by], "").label("place"))
     if question.metric == STATS_METRIC_EVENT_COUNT_BY_TYPE:
         groups += (
             [event_hours.c.kind, event_hours.c.name] if whole else [events.c.kind, type_name().label("name")]
