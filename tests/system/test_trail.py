@@ -83,21 +83,22 @@ def test_one_request_id_is_in_the_lines_of_every_part(loaded: tuple[Stack, Keys]
 
         def lines() -> list[dict[str, Any]]:
             every = [json.loads(line) for line in stack.output.splitlines() if request_id in line]
-            return every if sum(line["part"] == "worker" for line in every) == 2 else []
+            return every if sum(line["part"] == "worker" for line in every) == 3 else []
 
-        told = eventually(lines, "the worker tells of both", context=stack.tail)
+        told = eventually(lines, "the worker tells of both, and why one can't be written", context=stack.tail)
     finally:
         stack.sql_script("alter table events drop constraint poison")
     assert {line["request_id"] for line in told} == {request_id}
-    assert {(line["part"], line["event"], line["reason"]) for line in told} == {
+    assert {(line["part"], line["event"], line.get("reason")) for line in told} == {
         ("facade", "events_refused", "field_missing"),
         ("core", "events_quarantined", "field_missing"),
+        ("worker", "event_unwritable", None),
         ("worker", "event_quarantined", "field_missing"),
         ("worker", "event_quarantined", "unwritable"),
     }
     ((source_id,),) = stack.sql("select source_id::text from sources where name = 'load'")
     assert {line["source_id"] for line in told if line["part"] != "facade"} == {source_id}
-    (unwritable,) = (line for line in told if line["reason"] == "unwritable")
+    (unwritable,) = (line for line in told if line.get("reason") == "unwritable")
     assert answer.json["errors"][0]["index"] == 1
     assert _story(stack, unwritable["quarantine_id"], "quarantined")["request_id"] == request_id
     # What is refused whole is in two parts' lines, and no key in any.
