@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
+from polylect.v1 import error_reason_pb2 as reasons
+
 from rest_facade import body_json
 from rest_facade.address import is_plain_localhost
 from rest_facade.built_files import BuiltFile
@@ -20,6 +22,8 @@ from rest_facade.lean_falcon import Request, Response
 from rest_facade.metrics import EndpointMetrics, Metrics
 
 PATH = "/demo"
+# Where one may come from elsewhere.
+_FRONT = ("/", PATH)
 
 _FILES = (
     "page.js",
@@ -64,7 +68,7 @@ class _Doorkeeper:
         host = (req.get_header("Host") or "").lower()
         if self._is_local and not is_plain_localhost(f"http://{host}"):
             _refuse(resp, 403, "This page is for this machine only: open it by localhost or 127.0.0.1")
-        elif req.get_header("Sec-Fetch-Site") not in (None, "none", "same-origin") and req.path != PATH:
+        elif req.get_header("Sec-Fetch-Site") not in (None, "none", "same-origin") and req.path not in _FRONT:
             _refuse(resp, 403, "Only the demo page loads this")
         else:
             return True
@@ -99,6 +103,26 @@ class _FileResource(_Asked):
     on_head = on_get
 
 
+class _FrontResource(_Asked):
+    """Nothing else stands at the address that `make run` prints."""
+
+    allowed_methods = "GET, HEAD, OPTIONS"
+
+    def __init__(self, doorkeeper: _Doorkeeper, metrics: EndpointMetrics) -> None:
+        self._doorkeeper = doorkeeper
+        self._metrics = metrics
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Lead to the page."""
+        status = 403
+        if self._doorkeeper.admits(req, resp):
+            resp.set_header("Location", PATH)
+            resp.status = status = 302
+        self._metrics.count_answer(status)
+
+    on_head = on_get
+
+
 class _EventsResource(_Asked):
     """What happens in the demo sources, as server-sent events."""
 
@@ -121,7 +145,10 @@ class _EventsResource(_Asked):
         self._stopped = False
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """Answer a stream without end. `after`, or Last-Event-ID, says from which line on."""
+        """Answer a stream without end. `after`, or Last-Event-ID, says from which line on.
+
+        Without one, or with what is none, it begins as for a new page.
+        """
         status = await self._answer(req, resp) if self._doorkeeper.admits(req, resp) else 403
         self._metrics.count_answer(status)
 
@@ -130,16 +157,26 @@ class _EventsResource(_Asked):
             resp.set_header("Retry-After", _BUSY_RETRY_SECONDS)
             return _refuse(resp, 503, "Too many pages follow already: close one")
         last_id = req.get_header("Last-Event-ID") or req.last_of_each().get("after", "")
-        feed = Feed(self._link, self._keys, last_id, self._now_us() // 1000, self._feeds.discard)
-        self._feeds.add(feed)
         try:
-            await feed.begin(req.receive)
+            feed = await self._begin(req, last_id)
         except CoreRefusal as refusal:
             resp.set_header("Retry-After", str(refusal.retry_after_seconds or 1))
             return _refuse(resp, 503, refusal.message)
         resp.set_headers(_STREAM_HEADERS)
         resp.stream = feed.stream()
         return 200
+
+    async def _begin(self, req: Request, last_id: str) -> Feed:
+        feed = Feed(self._link, self._keys, last_id, self._now_us() // 1000, self._feeds.discard)
+        self._feeds.add(feed)
+        try:
+            await feed.begin(req.receive)
+        except CoreRefusal as refusal:
+            if not last_id or refusal.reason != reasons.ERROR_REASON_FIELD_INVALID:
+                raise
+            # No line's of this system: one that was set up anew since, under a page that is still open.
+            return await self._begin(req, "")
+        return feed
 
     def end(self) -> None:
         """End all streams, and begin none."""
@@ -160,6 +197,7 @@ class DemoPage:
         files = {PATH: "index.html", **{f"{PATH}/{name}": name for name in _FILES}}
         self._events = _EventsResource(doorkeeper, metrics.of("", f"{PATH}/events"), now_us, link, keys)
         self.routes: dict[str, Any] = {f"{PATH}/events": self._events}
+        self.routes["/"] = _FrontResource(doorkeeper, metrics.of("", "/"))
         for path, name in files.items():
             file = BuiltFile(f"demo/{name}", _CACHE_CONTROL, _HEADERS)
             self.routes[path] = _FileResource(doorkeeper, metrics.of("", path), file)

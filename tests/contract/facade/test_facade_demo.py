@@ -84,9 +84,17 @@ async def be_refused(facade: Facade, request_id: str) -> None:
 
 
 async def test_there_is_no_page_outside_of_demo_mode(facade: Facade) -> None:
-    for path in (*FILES, "/demo/events"):
+    for path in ("/", *FILES, "/demo/events"):
         reply = await facade.ask("GET", path)
         assert (reply.status, reply.body) == (404, b'{"error":"Not found"}'), path
+
+
+async def test_who_opens_the_address_alone_is_led_to_the_page(demo: Facade) -> None:
+    for method in ("GET", "HEAD"):
+        reply = await demo.ask(method, "/", {"Sec-Fetch-Site": "cross-site"})
+        assert (reply.status, reply.headers["location"]) == (302, "/demo")
+    stranger = await demo.ask("GET", "/", {"Host": "evil.example"})
+    assert stranger.status == 403
 
 
 async def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(demo: Facade) -> None:
@@ -179,7 +187,9 @@ async def test_a_stream_goes_on_where_it_broke(demo: Facade) -> None:
 
 async def test_an_id_of_no_line_begins_anew(demo: Facade) -> None:
     await be_refused(demo, "before")
-    for last_id in ("x", "1.2", "....", "%00.1.1.1", "1.1.1.1.1", "a" * 500):
+    # The last ones look like one, and the core says that they are none.
+    of_none = (".".join(["z" * 20] * 4), f"1.1.1.{'A' * 24}")
+    for last_id in ("x", "1.2", "....", "%00.1.1.1", "1.1.1.1.1", "a" * 500, *of_none):
         async with following(demo, f"?after={last_id}") as stream:
             assert (await stream.next())["known"]["request"] == "before"
 
