@@ -167,6 +167,7 @@ def replay(
     request = pb.ReplayRequest(source=source, filter=chosen, quarantine_ids=ids or [], dry_run=True)
     with connected() as core:
         would = _replay(core, request)
+        _require_all(ids, would.would_store + would.refused.total())
         told: dict[str, Any] = {"would_store": would.would_store, "still_refused": would.refused_words()}
         if not as_json:
             _print_verdicts("would be stored", would.would_store, would.refused)
@@ -205,6 +206,7 @@ def discard(
         raise CommandError("say what to discard: ids, filters, or --all for everything", EXIT_USAGE)
     with connected() as core:
         count = core.call(core.quarantine.Discard, request).would_discard
+        _require_all(ids, count)
         discarded = 0
         if not as_json:
             print_line(f"{count} to be discarded")
@@ -242,6 +244,16 @@ def _replay(core: Core, request: pb.ReplayRequest) -> _Replayed:
         if not answer.next_page_token:
             return sums
         request.page_token = answer.next_page_token
+
+
+def _require_all(ids: list[str] | None, found: int) -> None:
+    """Raise CommandError when some of the ids asked for chose nothing."""
+    missing = len(set(ids or ())) - found
+    if missing > 0:
+        raise CommandError(
+            f"{missing} of {len(set(ids or ()))} ids are not in this source's quarantine, or not what the "
+            "filters choose; nothing was done. `polylect quarantine list` shows what is there"
+        )
 
 
 def _print_verdicts(verdict: str, count: int, refused: Counter[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import psycopg
@@ -162,6 +163,16 @@ def test_somebody_is_asked(operator: Operator) -> None:
         assert ("1 discarded" in done.stdout) is not bool(remaining)
         assert ("nothing was discarded" in done.stderr) is bool(remaining)
         assert len(listed(operator)) == remaining
+
+
+@pytest.mark.parametrize("command", ["replay", "discard"])
+def test_an_id_that_is_not_there_ends_all(operator: Operator, command: str) -> None:
+    refuse(operator, b"{}")
+    (there,) = listed(operator)
+    ids = [there["quarantine_id"], str(uuid4())]
+    code, error = operator.fail("quarantine", command, "shop", *ids, "--yes")
+    assert (code, "1 of 2 ids" in error) == (1, True)
+    assert listed(operator) == [there]
 
 
 def test_discard_and_summary(operator: Operator, database_url: str) -> None:
