@@ -64,6 +64,10 @@ async def _run(plan: Plan, command: str) -> int:
     configure_logs("supervisor", plan.log.level, plan.log.format)
     log = structlog.get_logger()
 
+    page = "/demo" if plan.mode == "demo" else ""
+    sys.stdout.write(f"Polylect starts, and will be at {plan.http_url}{page} in a second or two.\n")
+    sys.stdout.flush()
+
     def announce(seconds: float) -> None:
         sys.stdout.write(_ready_text(plan, seconds, command))
         sys.stdout.flush()

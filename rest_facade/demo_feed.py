@@ -18,7 +18,7 @@ from polylect.v1.query_pb2 import TailEventsRequest, TailEventsResponse
 
 from rest_facade.core_link import CoreLink
 from rest_facade.core_refusal import CoreRefusal
-from rest_facade.demo_lines import dialect_of, is_stored, line, server_sent
+from rest_facade.demo_lines import dialect_of, is_stored, line, received_second_of, server_sent
 
 # A new page begins with what its plot shows: the events of its own loading are among it.
 _LOOK_BACK_MS = 120_000
@@ -51,6 +51,7 @@ class Feed:
         self._link = link
         self._on_end = on_end
         self._keys = keys
+        self._now_ms = now_ms
         self._positions = _positions(last_id, len(keys)) or [str(now_ms - _LOOK_BACK_MS)] * len(keys)
         # None is the end.
         self._lines: asyncio.Queue[bytes | None] = asyncio.Queue(_LINES_HELD)
@@ -60,8 +61,8 @@ class Feed:
         self._begun: list[asyncio.Future[None]] = []
         # What came in this tick, by source.
         self._fresh = [_Newest() for _ in keys]
-        # What was more than a tick tells, by dialect and verdict.
-        self._beyond: Counter[tuple[str, str]] = Counter()
+        # What was more than a tick tells, by dialect, verdict and the second it was received in.
+        self._beyond: Counter[tuple[str, str, int]] = Counter()
 
     async def begin(self, receive: Callable[[], Awaitable[Any]]) -> None:
         """Start, when the core has said yes for every source. Raises CoreRefusal.
@@ -92,6 +93,8 @@ class Feed:
     async def stream(self) -> AsyncIterator[bytes]:
         """Give what to send, until the end."""
         yield _RETRY
+        # By which a page tells what came before it was opened.
+        yield server_sent("now", self._now_ms, self._position())
         while (held := await self._lines.get()) is not None:
             yield held
 
@@ -112,7 +115,8 @@ class Feed:
             async for answer in answers:
                 for oldest in self._fresh[number].add(answer):
                     self._positions[number] = oldest.resume_token
-                    self._beyond[dialect_of(oldest), "stored" if is_stored(oldest) else "refused"] += 1
+                    verdict = "stored" if is_stored(oldest) else "refused"
+                    self._beyond[dialect_of(oldest), verdict, received_second_of(oldest)] += 1
 
     def _request(self, number: int) -> TailEventsRequest:
         position = self._positions[number]
@@ -135,7 +139,7 @@ class Feed:
                     await self._lines.put(line(answer, self._position()))
             if self._beyond:
                 beyond, self._beyond = self._beyond, Counter()
-                told = [[dialect, verdict, number] for (dialect, verdict), number in beyond.items()]
+                told = [[*received, number] for received, number in beyond.items()]
                 await self._lines.put(server_sent("beyond", told, self._position()))
             if ticks % _TICKS_PER_HEARTBEAT == 0 and self._lines.empty():
                 self._lines.put_nowait(_HEARTBEAT)

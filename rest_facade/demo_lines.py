@@ -30,6 +30,11 @@ def dialect_of(answer: TailEventsResponse) -> str:
     return answer.event.provenance.dialect if is_stored(answer) else _refused(answer).dialect
 
 
+def received_second_of(answer: TailEventsResponse) -> int:
+    """Give the second it was received in, since the epoch."""
+    return (answer.event if is_stored(answer) else _refused(answer)).received_at.seconds
+
+
 def line(answer: TailEventsResponse, position: str) -> bytes:
     """Give one thing that happened as a server-sent event; `position` is its id."""
     told = _stored_words(answer.event) if is_stored(answer) else _refused_words(answer)

@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import structlog
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]
 
@@ -27,6 +28,8 @@ __all__ = ["FacadeOptions", "run"]
 
 _PR_SET_PDEATHSIG = 1
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - for heartbeats, as gunicorn advises
+
+_log = structlog.get_logger()
 
 
 def run(options: FacadeOptions, clock: Callable[[], datetime] | None = None) -> None:
@@ -93,7 +96,8 @@ class _QuietLogger(Logger):  # type: ignore[misc]
 
     def setup(self, cfg: Any) -> None:
         self.cfg = cfg
-        self.error_log.setLevel(logging.INFO)
+        # Of what goes well, what concerns an operator is told in words of our own.
+        self.error_log.setLevel(logging.WARNING)
         self.error_log.propagate = True
 
     def access(self, *args: Any, **kwargs: Any) -> None:
@@ -117,12 +121,17 @@ def _settings(options: FacadeOptions) -> dict[str, Any]:
         "logger_class": _QuietLogger,
         "accesslog": None,
         "proc_name": "polylect-facade",
+        "when_ready": _tell_listening,
         "post_fork": _die_with_parent,
         "child_exit": _forget_gauges,
     }
     if _SHARED_MEMORY.is_dir() and os.access(_SHARED_MEMORY, os.W_OK):
         settings["worker_tmp_dir"] = str(_SHARED_MEMORY)
     return settings
+
+
+def _tell_listening(arbiter: Any) -> None:
+    _log.info("facade_listening", address=str(arbiter.address[0]), workers=arbiter.num_workers)
 
 
 def _die_with_parent(arbiter: Any, worker: Any) -> None:

@@ -4,18 +4,22 @@
   var AGAIN_MS = 2e3;
   var HIDDEN_MS = 6e4;
   var MAX_KNOWN = 2e3;
+  var MAX_COUNTS = 1e3;
   function follow(listener) {
     const known = /* @__PURE__ */ new Set();
+    const tally = createTally(listener.count);
     let source;
     let lastId = "";
     let timer = 0;
     function open() {
       close();
+      tally.again();
       source = new EventSource("/demo/events" + (lastId && `?after=${encodeURIComponent(lastId)}`));
       source.onopen = () => listener.state("live");
       source.onmessage = (message) => {
         lastId = message.lastEventId;
         const line = JSON.parse(message.data);
+        tally.add(line.dialect, line.verdict, Math.floor(Date.parse(line.received_at) / 1e3), 1);
         if (known.has(line.id)) return;
         known.add(line.id);
         if (known.size > MAX_KNOWN) known.delete(known.values().next().value);
@@ -24,11 +28,17 @@
       source.addEventListener("beyond", (message) => {
         lastId = message.lastEventId;
         const counted = JSON.parse(message.data);
-        for (const each of counted) listener.beyond(...each);
+        for (const each of counted) tally.add(...each);
+      });
+      source.addEventListener("now", (message) => {
+        if (!lastId) listener.opened(Number(message.data) - performance.now());
       });
       source.onerror = () => {
         listener.state("away");
-        if (source?.readyState === EventSource.CLOSED) timer = setTimeout(open, AGAIN_MS);
+        tally.again();
+        if (source?.readyState !== EventSource.CLOSED) return;
+        timer = setTimeout(open, AGAIN_MS);
+        void refusal().then((said2) => source?.readyState === EventSource.CLOSED && said2 && listener.state("away", said2));
       };
     }
     function close() {
@@ -44,6 +54,36 @@
     addEventListener("pagehide", close);
     addEventListener("pageshow", ({ persisted }) => persisted && open());
     open();
+  }
+  async function refusal() {
+    const asked = new AbortController();
+    try {
+      const answer = await fetch("/demo/events", { signal: asked.signal });
+      return answer.ok ? "" : (await answer.json()).error;
+    } catch {
+      return "";
+    } finally {
+      asked.abort();
+    }
+  }
+  function createTally(count2) {
+    const most = /* @__PURE__ */ new Map();
+    let told = /* @__PURE__ */ new Map();
+    return {
+      add(dialect, verdict, second, number) {
+        const key = `${dialect} ${verdict} ${second}`;
+        const now = (told.get(key) ?? 0) + number;
+        const more = now - (most.get(key) ?? 0);
+        told.set(key, now);
+        if (more <= 0) return;
+        most.set(key, now);
+        for (const seconds of [most, told]) if (seconds.size > MAX_COUNTS) seconds.delete(seconds.keys().next().value);
+        count2(dialect, verdict, second * 1e3, more);
+      },
+      again() {
+        told = /* @__PURE__ */ new Map();
+      }
+    };
   }
 
   // demo/lines.ts
@@ -314,6 +354,7 @@
   var lines = createLines(find("#lines"), (number) => {
     held.textContent = number ? `${number} new` : "";
   });
+  var openedMs = 0;
   var awaited = "";
   var awaitedUntil = 0;
   var listInSight = true;
@@ -335,20 +376,21 @@
     line(line) {
       empty.hidden = true;
       lines.add(line);
-      count(line.dialect, line.verdict, 1);
-      plot.count(line.dialect, Date.parse(line.received_at), 1);
       latest.textContent = said(line);
       latest.dataset["verdict"] = line.verdict;
       latest.hidden = listInSight;
       if (line.dialect === awaited && performance.now() < awaitedUntil) announcement.textContent = said(line);
     },
-    beyond(dialect, verdict, number) {
-      count(dialect, verdict, number);
-      plot.count(dialect, Date.now(), number);
+    count(dialect, verdict, atMs, number) {
+      if (atMs >= openedMs - 1e3) count(dialect, verdict, number);
+      plot.count(dialect, atMs, number);
     },
-    state(now) {
+    state(now, said2) {
       state.dataset["state"] = now;
-      state.textContent = STATES[now];
+      state.textContent = said2 ?? STATES[now];
+    },
+    opened(atMs) {
+      openedMs = atMs;
     }
   });
   document.addEventListener("click", ({ target }) => {
@@ -364,6 +406,7 @@
   pause.addEventListener("click", () => {
     const pausing = pause.getAttribute("aria-pressed") !== "true";
     pause.setAttribute("aria-pressed", String(pausing));
+    pause.textContent = pausing ? "Resume" : "Pause";
     lines.hold(pausing);
   });
   new IntersectionObserver(

@@ -1,10 +1,12 @@
 """The demo page, by mouse and by keyboard: what a button sends shows up, with what became of it."""
 
+import http.client
 import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -231,8 +233,10 @@ def test_what_was_sent_elsewhere_is_there_too_and_again_after_a_reload(
 
 def test_a_pause_holds_lines_back_and_loses_none(visit: Callable[..., Page]) -> None:
     page = visit()
-    pause = page.get_by_role("button", name="Pause")
+    pause = page.locator("#pause")
+    expect(pause).to_have_text("Pause")
     pause.click()
+    expect(pause).to_have_text("Resume")
     expect(pause).to_have_attribute("aria-pressed", "true")
     counted = _number(page, "apex", "stored")
     sent = _line(page, _press(page, "apex-custom"), "stored", "track plan_selected")
@@ -314,6 +318,44 @@ def test_more_than_can_be_read_is_counted(visit: Callable[..., Page], stack: Sta
     stack.post("/collect/batch", {"events": events}, {"Authorization": "Bearer YOUR_API_KEY"})
     eventually(lambda: _number(page, "pulse", "stored") >= counted + 300, "all of them are counted")
     assert page.locator(".lines > li").count() <= 200
+
+
+def test_counts_begin_with_the_page_and_count_once_across_a_break(
+    visit: Callable[..., Page], stack: Stack
+) -> None:
+    page = visit()
+    events = [{"event_type": "burst", "session_id": "s"} for _ in range(300)]
+    post = partial(stack.post, "/collect/batch", {"events": events})
+    key = {"Authorization": "Bearer YOUR_API_KEY"}
+    counted = _number(page, "pulse", "stored")
+    post(key)
+    eventually(lambda: _number(page, "pulse", "stored") == counted + 300, "all of them are counted")
+    stack.part("facade-worker").terminate()
+    expect(page.locator("#state")).to_have_text("Away, trying again", timeout=_SECONDS_MS)
+    expect(page.locator("#state")).to_have_text("Live", timeout=30_000)
+    post(key)
+    # What the stream repeats comes before it.
+    eventually(lambda: _number(page, "pulse", "stored") >= counted + 600, "these as well")
+    assert _number(page, "pulse", "stored") == counted + 600
+    page.reload()
+    expect(page.locator("#state")).to_have_text("Live", timeout=_SECONDS_MS)
+    eventually(lambda: _number(page, "pulse", "stored") > 0, "its own page view is counted")
+    # Those of the second it was opened in may be among them.
+    assert _number(page, "pulse", "stored") < counted + 600
+
+
+def test_one_page_too_many_is_told_so(chromium: Browser, stack: Stack) -> None:
+    with ExitStack() as open_streams:
+        context = open_streams.enter_context(chromium.new_context())
+        for _ in range(8):
+            connection = http.client.HTTPConnection("127.0.0.1", stack.http_port, timeout=10)
+            open_streams.callback(connection.close)
+            connection.request("GET", "/demo/events")
+            connection.getresponse()
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{stack.http_port}/demo")
+        state = page.locator("#state")
+        expect(state).to_have_text("Too many pages follow already: close one", timeout=_SECONDS_MS)
 
 
 def test_it_comes_back_when_the_facade_does(visit: Callable[..., Page], stack: Stack) -> None:
