@@ -15,7 +15,8 @@ from rest_facade.event_document import as_document
 
 _HINT = """\
 nothing is known of {id!r}.
-  - Is it the X-Request-Id of an answer, an event_id, the client's own message_id, or a quarantine_id?
+  - Is it the X-Request-Id of an answer, an event_id, a quarantine_id, or the client's own message_id of
+    something accepted? Of what was refused the client's own id finds nothing.
   - What was accepted is known as soon as its answer is sent; a refusal a second or two later.
   - Refused requests are kept for 7 days, of very many in one second only some; `polylect ledger` counts all.
   - A duplicate is kept for the deduplication window (POLYLECT_DEDUP_WINDOW_DAYS).

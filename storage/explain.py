@@ -63,8 +63,8 @@ from storage.waiting import waiting_stories
 _STORIES = 50
 _STORIES_BYTES = 2 << 20
 _LINKS = 10
-# The first three groups of a UUIDv7: its time, and what tells apart most of what was made then.
-_BEGINNING = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}")
+# The first three or four groups of a UUIDv7: its time, and what tells apart most of what was made then.
+_BEGINNING = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}(-[89ab][0-9a-f]{3})?")
 # Of each table: takes some 0.1 s. Asked without a source, it is shared out.
 _SEARCHED_ROWS = 100_000
 _LEAST_SEARCHED_ROWS = 1_000
@@ -168,10 +168,12 @@ class _Search:
 
     async def by_beginning(self) -> list[EventStory]:
         """Look for what has an id that begins like that, as lists show one."""
-        if not _BEGINNING.fullmatch(self._asked_id):
+        beginning = _BEGINNING.fullmatch(self._asked_id)
+        if beginning is None:
             return []
         # The fourth begins with the two bits of its variant.
-        first, last = f"{self._asked_id}-8000-{'0' * 12}", f"{self._asked_id}-bfff-{'f' * 12}"
+        lowest, highest = ("", "") if beginning[1] else ("-8000", "-bfff")
+        first, last = f"{self._asked_id}{lowest}-{'0' * 12}", f"{self._asked_id}{highest}-{'f' * 12}"
         stories: list[EventStory] = []
         for place in (_EVENTS, *_STORY_OF):
             of_source = place.table.c.source_id.in_(select(self._sources().c.source_id))

@@ -77,7 +77,7 @@ def _message_ids(post: Seen) -> list[str]:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_the_documented_lines(run: Run, front: Edge, stack: Stack, zipped: bool) -> None:
-    snippet = SNIPPETS["segment.py"]
+    snippet = SNIPPETS["orders.py"]
     assert "gzip=True" in snippet
     run(snippet if zipped else snippet.replace("gzip=True", "gzip=False"))
     (post,) = front.seen

@@ -481,8 +481,8 @@ class ExplainEventRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A request's id (X-Request-Id), an event_id, a message_id or a
-    quarantine_id; of an id that the core made, its first three groups
-    (01a20157-1ade-7444) will do. Required, at most 128 characters.
+    quarantine_id; of an id that the core made, its first three or
+    four groups (01a20157-1ade-7444-9f31) will do. Required, at most 128 characters.
     """
     source: _builtins.str
     """Name or source_id. Default: the credential's own; for the admin, all, and

@@ -280,7 +280,7 @@ def test_what_happens_is_followed(operator: Operator) -> None:
         ingest(operator, secret, Event(kind=track, name="signup", user_id="u-1"))
         accepted = msgspec.json.decode(line_of(program))
         assert (accepted["verdict"], accepted["event"]["name"]) == ("accepted", "signup")
-        own_id = accepted["event"]["event_id"][:18]
+        own_id = accepted["event"]["event_id"][:23]
         assert re.search(rf"accepted  track  signup  u-1  shop  grpc  event {own_id}\n", line_of(person))
         ingest(operator, secret, Event(kind=track))
         refused = msgspec.json.decode(line_of(program))

@@ -127,8 +127,9 @@ async def test_every_fate_of_a_request_is_told(core: Caller, key: str, settle: A
         (quarantined.quarantine_id, Verdict.VERDICT_QUARANTINED),
     ):
         own = [asked_id.lower(), verdict]
-        short = await explain(core, own[0][:18])
-        assert own in [[story.event_id or story.quarantine_id, story.verdict] for story in short]
+        for characters in (18, 23):
+            short = await explain(core, own[0][:characters])
+            assert own in [[story.event_id or story.quarantine_id, story.verdict] for story in short]
         assert (await the_story(core, asked_id)).verdict == verdict
     assert [story.verdict for story in await explain(core, "m1", source="shop")] == [
         Verdict.VERDICT_STORED,
