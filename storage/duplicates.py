@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from polylect.v1.event_pb2 import Event
 
+from storage.arrays import time_array, uuid_array
+from storage.prepared import PreparedEvent
 from storage.purging import purge_many, purge_old
 
 # The one that was stored is the one that has the key; a row says it again for who asks later.
@@ -18,8 +19,7 @@ INSERT INTO duplicates (source_id, event_id, received_at, duplicate_of, message_
                         endpoint, client_ip)
 SELECT source_id, dropped.event_id, dropped.received_at, kept.event_id, message_id, request_id, dialect,
        endpoint, client_ip
-FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::timestamptz[], %s::text[], %s::text[], %s::text[],
-            %s::text[], %s::text[])
+FROM unnest(%s, %s, %s, %s, %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
     AS dropped (source_id, dedup_key, event_id, received_at, message_id, request_id, dialect, endpoint,
                 client_ip)
 JOIN dedup_keys AS kept USING (source_id, dedup_key)
@@ -30,26 +30,22 @@ ON CONFLICT (source_id, event_id) DO NOTHING
 _LARGEST_OF_SOURCE = 1_000_000
 
 
-def insert_duplicates(connection: psycopg.Connection[Any], dropped: Sequence[tuple[Event, str, str]]) -> None:
-    """Remember events that were dropped, each with its deduplication key and its received_at as text.
-
-    Raises the driver's errors.
-    """
-    rows = [
-        (
-            event.source_id,
-            key,
-            event.event_id,
-            received_at,
-            _text(event.message_id),
-            _text(event.provenance.request_id),
-            _text(event.provenance.dialect),
-            _text(event.provenance.endpoint),
-            _text(event.client_ip),
-        )
-        for event, key, received_at in dropped
-    ]
-    connection.execute(_INSERT, [list(column) for column in zip(*rows, strict=True)])
+def insert_duplicates(connection: psycopg.Connection[Any], dropped: Sequence[PreparedEvent]) -> None:
+    """Remember those that were dropped for their key. Raises the driver's errors."""
+    keyed = [(one, one.dedup_key) for one in dropped if one.dedup_key]
+    provenances = [one.event.provenance for one, _ in keyed]
+    columns = (
+        uuid_array(one.source_id for one, _ in keyed),
+        uuid_array(key for _, key in keyed),
+        uuid_array(one.event_id for one, _ in keyed),
+        time_array(one.received_micros for one, _ in keyed),
+        [_text(one.event.message_id) for one, _ in keyed],
+        [_text(provenance.request_id) for provenance in provenances],
+        [_text(provenance.dialect) for provenance in provenances],
+        [_text(provenance.endpoint) for provenance in provenances],
+        [_text(one.event.client_ip) for one, _ in keyed],
+    )
+    connection.execute(_INSERT, columns)
 
 
 def purge_duplicates(connection: psycopg.Connection[Any], cutoff: datetime) -> bool:

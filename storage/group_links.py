@@ -12,7 +12,9 @@ from polylect.v1.identity_pb2 import GroupMembership
 from sqlalchemy import ARRAY, ColumnElement, Select, Text, cast, func, literal, null, select, true, union_all
 from sqlalchemy.dialects.postgresql import distinct_on
 
+from storage.arrays import time_array, uuid_array
 from storage.identity import Fact, user_said
+from storage.prepared import PreparedEvent
 from storage.schema import group_links
 from storage.values import timestamp_of
 
@@ -24,27 +26,30 @@ _MOST_GROUPS = 1_000
 
 _INSERT = """
 INSERT INTO group_links (source_id, event_id, linked_at, user_id, anonymous_id, cookie_id, group_id)
-SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::timestamptz[],
-                     %s::text[], %s::text[], %s::text[], %s::text[])
+SELECT * FROM unnest(%s, %s, %s, %s::text[], %s::text[], %s::text[], %s::text[])
 ON CONFLICT (source_id, event_id) DO NOTHING
 """
 
 _VISITOR_COLUMNS = ("anonymous_id", "cookie_id")
 
 
-def insert_group_links(connection: psycopg.Connection[Any], stored: Iterable[tuple[Event, str]]) -> None:
-    """Leave the records of the group events among `stored`, each with its time as Postgres reads it.
-
-    Raises the driver's errors.
-    """
-    rows = [
-        (event.source_id, event.event_id, received_at, *_member_of(event), event.group_id)
-        for event, received_at in stored
-        if event.kind == EVENT_KIND_GROUP and event.group_id
+def insert_group_links(connection: psycopg.Connection[Any], stored: Iterable[PreparedEvent]) -> None:
+    """Leave the records of the group events among `stored`. Raises the driver's errors."""
+    links = [
+        (one, *member)
+        for one in stored
+        if one.event.kind == EVENT_KIND_GROUP and one.event.group_id and any(member := _member_of(one.event))
     ]
-    rows = [row for row in rows if any(row[3:6])]
-    if rows:
-        connection.execute(_INSERT, [list(column) for column in zip(*rows, strict=True)])
+    if links:
+        grouped, *members = zip(*links, strict=True)
+        columns = (
+            uuid_array(one.source_id for one in grouped),
+            uuid_array(one.event_id for one in grouped),
+            time_array(one.received_micros for one in grouped),
+            *map(list, members),
+            [one.event.group_id for one in grouped],
+        )
+        connection.execute(_INSERT, columns)
 
 
 def _member_of(event: Event) -> tuple[str | None, str | None, str | None]:

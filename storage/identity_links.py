@@ -7,30 +7,32 @@ from collections.abc import Iterable
 from typing import Any
 
 import psycopg
-from polylect.v1.event_pb2 import EVENT_KIND_IDENTIFY, Event
+from polylect.v1.event_pb2 import EVENT_KIND_IDENTIFY
 
-from storage.values import array_literals
+from storage.arrays import time_array, uuid_array
+from storage.prepared import PreparedEvent
 
 _INSERT = """
 INSERT INTO identity_links (source_id, linked_at, event_id, anonymous_id, user_id)
-SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::uuid[], %s::text[], %s::text[])
+SELECT * FROM unnest(%s, %s, %s, %s::text[], %s::text[])
 ON CONFLICT (source_id, anonymous_id, linked_at, event_id) DO NOTHING
 """
 
 
-def insert_identity_links(connection: psycopg.Connection[Any], stored: Iterable[tuple[Event, str]]) -> None:
-    """Leave the records of the identify events among `stored`, each with its time as Postgres reads it.
-
-    Raises the driver's errors.
-    """
+def insert_identity_links(connection: psycopg.Connection[Any], stored: Iterable[PreparedEvent]) -> None:
+    """Leave the records of the identify events among `stored`. Raises the driver's errors."""
     links = [
-        (event, received_at, visitor)
-        for event, received_at in stored
-        if event.kind == EVENT_KIND_IDENTIFY and event.user_id
-        for visitor in {event.anonymous_id, event.cookie_id} - {"", event.user_id}
+        (one, visitor)
+        for one in stored
+        if one.event.kind == EVENT_KIND_IDENTIFY and one.event.user_id
+        for visitor in {one.event.anonymous_id, one.event.cookie_id} - {"", one.event.user_id}
     ]
     if links:
-        keys = [(event.source_id, received_at, event.event_id) for event, received_at, _ in links]
-        visitors = [visitor for _, _, visitor in links]
-        users = [event.user_id for event, _, _ in links]
-        connection.execute(_INSERT, [*array_literals(keys), visitors, users])
+        columns = (
+            uuid_array(one.source_id for one, _ in links),
+            time_array(one.received_micros for one, _ in links),
+            uuid_array(one.event_id for one, _ in links),
+            [visitor for _, visitor in links],
+            [one.event.user_id for one, _ in links],
+        )
+        connection.execute(_INSERT, columns)

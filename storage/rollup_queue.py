@@ -5,18 +5,19 @@ from typing import Any
 
 import psycopg
 
-from storage.values import array_literals
+from storage.arrays import time_array, uuid_array
 
 _ENQUEUE = """
 INSERT INTO rollup_queue (source_ids, event_ids, received_ats)
-VALUES (%s::uuid[], %s::uuid[], %s::timestamptz[])
+VALUES (%s, %s, %s)
 """
 
 
-def enqueue_rollup(connection: psycopg.Connection[Any], keys: Sequence[tuple[str, str, str]]) -> None:
-    """Leave events just stored, by source_id, event_id and received_at, to be taken in.
+def enqueue_rollup(connection: psycopg.Connection[Any], keys: Sequence[tuple[bytes, bytes, int]]) -> None:
+    """Leave events just stored, by source_id, event_id and received_at in microseconds, to be taken in.
 
     In the caller's transaction. Raises the driver's errors.
     """
     if keys:
-        connection.execute(_ENQUEUE, array_literals(keys))
+        sources, ids, received = zip(*keys, strict=True)
+        connection.execute(_ENQUEUE, (uuid_array(sources), uuid_array(ids), time_array(received)))

@@ -23,8 +23,10 @@ import psycopg
 from polylect.v1.event_pb2 import Event
 from sqlalchemy import BigInteger, ColumnElement, Label, Text, and_, case, cast, func, literal, or_
 
+from storage.arrays import date_array, time_array, uuid_array
+from storage.prepared import MICROS_PER_SECOND, PreparedEvent
 from storage.schema import events
-from storage.values import EPOCH, array_literals
+from storage.values import EPOCH
 
 WINDOW: Final = timedelta(minutes=30)
 
@@ -37,8 +39,7 @@ _WINDOWED_DIALECT = "pulsora"
 _EXTEND = """
 INSERT INTO session_spans (source_id, visitor, day, covered, received_at)
 SELECT source_id, visitor, day, range_agg(tstzrange(occurred_at, occurred_at + %s, '[]')), max(received_at)
-FROM unnest(%s::uuid[], %s::uuid[], %s::date[], %s::timestamptz[], %s::timestamptz[])
-    AS seen (source_id, visitor, day, occurred_at, received_at)
+FROM unnest(%s, %s, %s, %s, %s) AS seen (source_id, visitor, day, occurred_at, received_at)
 GROUP BY source_id, visitor, day
 ORDER BY source_id, visitor, day
 ON CONFLICT (source_id, visitor, day) DO UPDATE
@@ -48,36 +49,46 @@ SET covered = session_spans.covered + excluded.covered,
 
 _MADE = re.compile(r"s_([0-9a-f]{32})([0-9a-f]{16})").fullmatch
 _MICROSECOND = timedelta(microseconds=1)
-_DATE_LENGTH = len("2026-01-31")
-
-Moments = tuple[str, str]
-"""occurred_at and received_at as `row_of` writes them."""
+_MICROS_PER_DAY = 86_400 * MICROS_PER_SECOND
 
 
-def extend_sessions(connection: psycopg.Connection[Any], stored: Iterable[tuple[Event, Moments]]) -> None:
+def extend_sessions(connection: psycopg.Connection[Any], stored: Iterable[PreparedEvent]) -> None:
     """Take events just stored into their visitors' sessions, in the caller's transaction.
 
     Raises the driver's errors.
     """
-    rows = [
-        (event.source_id, visitor, occurred_at[:_DATE_LENGTH], occurred_at, received_at)
-        for event, (occurred_at, received_at) in stored
-        if not event.session_id and (visitor := _visitor_of(event))
+    visits = [
+        (one, visitor) for one in stored if not one.event.session_id and (visitor := _visitor_of(one.event))
     ]
-    if rows:
-        connection.execute(_EXTEND, [WINDOW, *array_literals(rows)])
+    if visits:
+        occurred = [_occurred_micros(one) for one, _ in visits]
+        columns = (
+            uuid_array(one.source_id for one, _ in visits),
+            uuid_array(visitor for _, visitor in visits),
+            date_array(micros // _MICROS_PER_DAY for micros in occurred),
+            time_array(occurred),
+            time_array(one.received_micros for one, _ in visits),
+        )
+        connection.execute(_EXTEND, (WINDOW, *columns))
 
 
-def _visitor_of(event: Event) -> str:
+def _occurred_micros(one: PreparedEvent) -> int:
+    if not one.event.HasField("occurred_at"):
+        return one.received_micros
+    occurred_at = one.event.occurred_at
+    return occurred_at.seconds * MICROS_PER_SECOND + occurred_at.nanos // 1000
+
+
+def _visitor_of(event: Event) -> bytes:
     if identity := event.anonymous_id or event.cookie_id:
         return _hashed(_VISITOR, identity, event.provenance.site_id)
-    return _hashed(_USER, event.user_id, event.provenance.site_id) if event.user_id else ""
+    return _hashed(_USER, event.user_id, event.provenance.site_id) if event.user_id else b""
 
 
-def _hashed(mark: str, identity: str, site_id: str) -> str:
+def _hashed(mark: str, identity: str, site_id: str) -> bytes:
     # As Postgres' md5() has it. Who makes two ids collide merges two sessions of his own.
     text = f"{mark}{identity}{_SITE_FOLLOWS}{site_id}" if site_id else f"{mark}{identity}"
-    return md5(text.encode(), usedforsecurity=False).hexdigest()
+    return md5(text.encode(), usedforsecurity=False).digest()
 
 
 def _hash_of(mark: str, identity: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -7,50 +7,50 @@ how the one bad event among thousands is found. It must not know of the queue.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 import structlog
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 
+from storage.arrays import time_array, uuid_array, uuid_bytes
 from storage.dedup import dedup_key
 from storage.duplicates import insert_duplicates
 from storage.enrich import Enricher
 from storage.group_links import insert_group_links
 from storage.identity_links import insert_identity_links
 from storage.partitions import Partitions
+from storage.prepared import MICROS_PER_SECOND, PreparedEvent
 from storage.quarantine_rows import insert_quarantined, remove_quarantined, unwritable, words_of
-from storage.reckoning import Line, Reckoning, hour_of
+from storage.reckoning import Reckoning
 from storage.rollup_queue import enqueue_rollup
-from storage.rows import COLUMNS, COPY, Row, row_of, write_rows
+from storage.rows import COPY, row_of, write_rows
 from storage.sessions import extend_sessions
-from storage.values import END_OF_TIME_SECONDS, array_literals
+from storage.values import END_OF_TIME_SECONDS
 
 Clock = Callable[[], datetime]
 Connection = psycopg.Connection[Any]
+# Of a claim's events most are of a few sources.
+_source_bytes = lru_cache(uuid_bytes)
 NoteQuarantined = Callable[[Sequence[QuarantinedEvent]], None]
 """Hears of entries as they are written; their transaction may yet fail."""
-
-_RECEIVED_AT = COLUMNS.index("received_at")
-_OCCURRED_AT = COLUMNS.index("occurred_at")
-_DIALECT = COLUMNS.index("provenance_dialect")
-_SOURCE_ID = COLUMNS.index("source_id")
 
 # Returns the events whose key nobody had within the window: they alone insert or renew a row.
 _REMEMBER = """
 INSERT INTO dedup_keys (source_id, dedup_key, event_id, received_at)
-SELECT * FROM unnest(%s::uuid[], %s::uuid[], %s::uuid[], %s::timestamptz[])
+SELECT * FROM unnest(%s, %s, %s, %s)
 ON CONFLICT (source_id, dedup_key) DO UPDATE
 SET event_id = excluded.event_id, received_at = excluded.received_at
 WHERE dedup_keys.received_at < excluded.received_at - %s
-RETURNING event_id::text
+RETURNING uuid_send(event_id)
 """
 
 _PRESENT = """
-SELECT event_id::text FROM events
-JOIN unnest(%s::uuid[], %s::uuid[], %s::timestamptz[]) AS asked (source_id, event_id, received_at)
+SELECT uuid_send(event_id) FROM events
+JOIN unnest(%s, %s, %s) AS asked (source_id, event_id, received_at)
 USING (source_id, event_id, received_at)
 """
 
@@ -58,8 +58,7 @@ USING (source_id, event_id, received_at)
 _TWO_UUIDS = b"hhhhhhhh-hhhh-hhhh-hhhh-hhhhhhhhhhhh" * 2
 _HEX_DIGITS_TO_H = bytes.maketrans(b"0123456789abcdefh", b"h" * 16 + b"?")
 _EPOCH_DAY = date(1970, 1, 1)
-_MICROS_PER_SECOND = 1_000_000
-_MICROS_PER_DAY = 86_400 * _MICROS_PER_SECOND
+_MICROS_PER_DAY = 86_400 * MICROS_PER_SECOND
 
 log = structlog.get_logger()
 
@@ -79,24 +78,6 @@ class Tally:
         self.quarantined += other.quarantined
 
 
-class _Prepared(NamedTuple):
-    """An enriched event, and what is derived from it alone."""
-
-    event: Event
-    event_id: str
-    row: Row
-    # (source_id, dedup key); None without a client's id.
-    key: tuple[str, str] | None
-    received_micros: int
-
-    @property
-    def line(self) -> Line:
-        """Where the ledger counts it."""
-        hour = hour_of(self.received_micros // _MICROS_PER_SECOND)
-        # From the row: a message's field takes ten times as long.
-        return self.row[_SOURCE_ID], self.row[_DIALECT], hour
-
-
 @dataclass
 class _Claim:
     """The writing of one claim, as far as it is."""
@@ -108,17 +89,17 @@ class _Claim:
     duplicate_ids: set[str] = field(default_factory=set)
     unwritable: int = 0
     # Whose client's id was stored before.
-    dropped: list[_Prepared] = field(default_factory=list)
+    dropped: list[PreparedEvent] = field(default_factory=list)
 
-    def note_stored(self, stored: Sequence[_Prepared]) -> None:
+    def note_stored(self, stored: Sequence[PreparedEvent]) -> None:
         """Count events that are in their table now."""
         self.tally.stored += len(stored)
         self.reckoning.stored.update([one.line for one in stored])
 
-    def note_duplicates(self, duplicates: Sequence[_Prepared]) -> None:
+    def note_duplicates(self, duplicates: Sequence[PreparedEvent]) -> None:
         """Count events that were not stored again."""
         self.tally.duplicate += len(duplicates)
-        self.duplicate_ids.update(one.event_id for one in duplicates)
+        self.duplicate_ids.update(one.event.event_id for one in duplicates)
         self.reckoning.duplicate.update([one.line for one in duplicates])
 
     def refuse(self, event: Event, error: Exception) -> None:
@@ -191,14 +172,13 @@ class Writer:
             # What has no id is no event but a row of the queue, reckoned when it was claimed.
             claim.reckoning.quarantine(entry for entry in claim.refused if entry.quarantine_id)
         if claim.dropped:
-            dropped = [(one.event, one.key[1], one.row[_RECEIVED_AT]) for one in claim.dropped if one.key]
-            insert_duplicates(connection, dropped)
+            insert_duplicates(connection, claim.dropped)
         if claim.unwritable > 1:
             log.warning("more_events_unwritable", count=claim.unwritable)
         return claim.tally
 
-    def _prepare(self, claim: _Claim, events: Iterable[Event]) -> list[_Prepared]:
-        prepared: dict[str, _Prepared] = {}
+    def _prepare(self, claim: _Claim, events: Iterable[Event]) -> list[PreparedEvent]:
+        prepared: dict[bytes, PreparedEvent] = {}
         for event in events:
             try:
                 one = self._prepare_one(event)
@@ -212,7 +192,7 @@ class Writer:
                 claim.note_duplicates((one,))
         return list(prepared.values())
 
-    def _prepare_one(self, event: Event) -> _Prepared:
+    def _prepare_one(self, event: Event) -> PreparedEvent:
         event_id, source_id, received_at = event.event_id, event.source_id, event.received_at
         if (event_id + source_id).encode().translate(_HEX_DIGITS_TO_H) != _TWO_UUIDS:
             raise ValueError("event_id or source_id is no uuid in canonical form")
@@ -221,15 +201,16 @@ class Writer:
             raise ValueError(f"received_at is out of range: {seconds} s")
         self._enricher.enrich(event)
         key = dedup_key(event) if self._dedup_window else None
-        return _Prepared(
+        return PreparedEvent(
             event,
-            event_id,
+            uuid_bytes(event_id),
+            _source_bytes(source_id),
             row_of(event),
-            (source_id, key) if key else None,
-            seconds * _MICROS_PER_SECOND + received_at.nanos // 1000,
+            bytes.fromhex(key) if key else None,
+            seconds * MICROS_PER_SECOND + received_at.nanos // 1000,
         )
 
-    def _store(self, claim: _Claim, prepared: Sequence[_Prepared]) -> None:
+    def _store(self, claim: _Claim, prepared: Sequence[PreparedEvent]) -> None:
         """Store all, or find out which can't be. In order: of two with one key the first wins."""
         try:
             with claim.connection.transaction():
@@ -246,7 +227,7 @@ class Writer:
                 claim.note_duplicates(dropped)
                 claim.dropped += dropped
 
-    def _isolate(self, claim: _Claim, prepared: Sequence[_Prepared], error: psycopg.Error) -> None:
+    def _isolate(self, claim: _Claim, prepared: Sequence[PreparedEvent], error: psycopg.Error) -> None:
         """Store what can be after `error`, by halves; quarantine an event that fails alone."""
         if isinstance(error, psycopg.errors.CheckViolation) and self._partitions.restore(_days_of(prepared)):
             # A partition was gone: another worker's retention dropped it since we looked.
@@ -267,49 +248,56 @@ class Writer:
         self._store(claim, prepared[:middle])
         self._store(claim, prepared[middle:])
 
-    def _insert(self, connection: Connection, prepared: Sequence[_Prepared]) -> Sequence[_Prepared]:
+    def _insert(self, connection: Connection, prepared: Sequence[PreparedEvent]) -> Sequence[PreparedEvent]:
         fresh = self._without_duplicates(connection, prepared)
         if fresh:
             with connection.cursor() as cursor, cursor.copy(COPY) as copy:
                 write_rows(copy, [one.row for one in fresh])
-        received = [(one.event, one.row[_RECEIVED_AT]) for one in fresh]
-        insert_identity_links(connection, received)
-        insert_group_links(connection, received)
-        moments = ((one.event, (one.row[_OCCURRED_AT], one.row[_RECEIVED_AT])) for one in fresh)
-        extend_sessions(connection, moments)
-        enqueue_rollup(
-            connection, [(one.row[_SOURCE_ID], one.event_id, one.row[_RECEIVED_AT]) for one in fresh]
-        )
+        insert_identity_links(connection, fresh)
+        insert_group_links(connection, fresh)
+        extend_sessions(connection, fresh)
+        enqueue_rollup(connection, [(one.source_id, one.event_id, one.received_micros) for one in fresh])
         return fresh
 
-    def _without_duplicates(self, connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:
+    def _without_duplicates(
+        self, connection: Connection, prepared: Sequence[PreparedEvent]
+    ) -> list[PreparedEvent]:
         """Leave out events whose key another event had within the window; remember the others' keys."""
-        pending = [one for one in prepared if one.key]
-        fresh: set[str] = set()
+        pending = [(one.source_id, one.dedup_key, one) for one in prepared if one.dedup_key]
+        fresh: set[bytes] = set()
         while pending:
-            firsts: dict[tuple[str, str], _Prepared] = {}
+            firsts: dict[tuple[bytes, bytes], PreparedEvent] = {}
             later = []
-            for one in pending:
-                assert one.key is not None
-                first = firsts.setdefault(one.key, one)
+            for source_id, key, one in pending:
+                first = firsts.setdefault((source_id, key), one)
                 # One statement can touch a key once: what is more than the window later takes another round.
                 if one.received_micros - first.received_micros > self._dedup_window_micros:
-                    later.append(one)
+                    later.append((source_id, key, one))
             # Sorted, so that workers with keys in common wait for each other and never in a circle.
-            rows = [(*key, firsts[key].event_id, firsts[key].row[_RECEIVED_AT]) for key in sorted(firsts)]
-            cursor = connection.execute(_REMEMBER, [*array_literals(rows), self._dedup_window])
+            keys = sorted(firsts)
+            columns = (
+                uuid_array(source_id for source_id, _ in keys),
+                uuid_array(key for _, key in keys),
+                uuid_array(firsts[key].event_id for key in keys),
+                time_array(firsts[key].received_micros for key in keys),
+            )
+            cursor = connection.execute(_REMEMBER, (*columns, self._dedup_window), binary=True)
             fresh.update(event_id for (event_id,) in cursor)
             pending = later
-        return [one for one in prepared if one.key is None or one.event_id in fresh]
+        return [one for one in prepared if one.dedup_key is None or one.event_id in fresh]
 
 
-def _absent(connection: Connection, prepared: Sequence[_Prepared]) -> list[_Prepared]:
-    rows = [(one.event.source_id, one.event_id, one.row[_RECEIVED_AT]) for one in prepared]
-    present = {event_id for (event_id,) in connection.execute(_PRESENT, array_literals(rows))}
+def _absent(connection: Connection, prepared: Sequence[PreparedEvent]) -> list[PreparedEvent]:
+    columns = (
+        uuid_array(one.source_id for one in prepared),
+        uuid_array(one.event_id for one in prepared),
+        time_array(one.received_micros for one in prepared),
+    )
+    present = {event_id for (event_id,) in connection.execute(_PRESENT, columns, binary=True)}
     return [one for one in prepared if one.event_id not in present]
 
 
-def _days_of(prepared: Iterable[_Prepared]) -> set[date]:
+def _days_of(prepared: Iterable[PreparedEvent]) -> set[date]:
     days = {one.received_micros // _MICROS_PER_DAY for one in prepared}
     return {_EPOCH_DAY + timedelta(days=day) for day in days}
 
