@@ -58,6 +58,7 @@ USING (source_id, event_id, received_at)
 _TWO_UUIDS = b"hhhhhhhh-hhhh-hhhh-hhhh-hhhhhhhhhhhh" * 2
 _HEX_DIGITS_TO_H = bytes.maketrans(b"0123456789abcdefh", b"h" * 16 + b"?")
 _EPOCH_DAY = date(1970, 1, 1)
+_UUID_BYTES = 16
 _MICROS_PER_DAY = 86_400 * MICROS_PER_SECOND
 
 log = structlog.get_logger()
@@ -263,23 +264,24 @@ class Writer:
         self, connection: Connection, prepared: Sequence[PreparedEvent]
     ) -> list[PreparedEvent]:
         """Leave out events whose key another event had within the window; remember the others' keys."""
-        pending = [(one.source_id, one.dedup_key, one) for one in prepared if one.dedup_key]
+        pending = [(one.source_id + one.dedup_key, one) for one in prepared if one.dedup_key]
         fresh: set[bytes] = set()
         while pending:
-            firsts: dict[tuple[bytes, bytes], PreparedEvent] = {}
+            firsts: dict[bytes, PreparedEvent] = {}
             later = []
-            for source_id, key, one in pending:
-                first = firsts.setdefault((source_id, key), one)
+            for key, one in pending:
+                first = firsts.setdefault(key, one)
                 # One statement can touch a key once: what is more than the window later takes another round.
                 if one.received_micros - first.received_micros > self._dedup_window_micros:
-                    later.append((source_id, key, one))
+                    later.append((key, one))
             # Sorted, so that workers with keys in common wait for each other and never in a circle.
             keys = sorted(firsts)
+            ordered = [firsts[key] for key in keys]
             columns = (
-                uuid_array(source_id for source_id, _ in keys),
-                uuid_array(key for _, key in keys),
-                uuid_array(firsts[key].event_id for key in keys),
-                time_array(firsts[key].received_micros for key in keys),
+                uuid_array([one.source_id for one in ordered]),
+                uuid_array([key[_UUID_BYTES:] for key in keys]),
+                uuid_array([one.event_id for one in ordered]),
+                time_array([one.received_micros for one in ordered]),
             )
             cursor = connection.execute(_REMEMBER, (*columns, self._dedup_window), binary=True)
             fresh.update(event_id for (event_id,) in cursor)
