@@ -11,7 +11,7 @@ import psycopg
 
 from storage.errors import MigrationFailed, driver_errors_wrapped
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision, which this version's code is written against."""
 
 _CONNECT_TIMEOUT_SECONDS = 10
