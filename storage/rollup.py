@@ -8,7 +8,7 @@ What a fold takes off the queue and what it changes is one transaction.
 
 import threading
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import psycopg
@@ -24,6 +24,7 @@ from storage.rollup_sessions import SESSION_TABLES, fold_sessions
 from storage.rollup_users import USER_TABLES, fold_users
 from storage.schema import events
 from storage.sessions import is_windowed, session_key
+from storage.values import EPOCH
 
 # Some 0.3 s.
 _EVENTS_AT_ONCE = 20_000
@@ -57,6 +58,7 @@ CREATE TEMP TABLE fresh (
     windowed boolean NOT NULL
 ) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE unlinked (source_id uuid NOT NULL, visitor text NOT NULL) ON COMMIT DELETE ROWS;
+SET TimeZone = 'UTC';
 SET work_mem = '32MB';
 SET jit = off
 """
@@ -193,8 +195,9 @@ def _taking() -> tuple[bytes, dict[str, Any]]:
         "event_id": events.c.event_id,
         "occurred_at": events.c.occurred_at,
         "received_at": events.c.received_at,
-        "day": cast(func.timezone("UTC", events.c.occurred_at), Date),
-        "hour": func.date_trunc("hour", events.c.occurred_at, "UTC"),
+        # In the session's time zone; one given by name would be looked up for each event.
+        "day": cast(events.c.occurred_at, Date),
+        "hour": func.date_bin(timedelta(hours=1), events.c.occurred_at, EPOCH),
         "kind": events.c.kind,
         "name": type_name(),
         "country": func.coalesce(events.c.geo_country, ""),
