@@ -255,3 +255,12 @@ def test_of_too_many_of_a_source_the_newest_stay(connection: psycopg.Connection[
     before = column(connection, newest_first)
     assert purge_many(connection, "duplicates", "event_id", 3)
     assert column(connection, newest_first) == [*before[:3], *before[5:]]
+
+
+def test_no_statistics_are_made_of_json(connection: psycopg.Connection[Any], partitions: Partitions) -> None:
+    partitions.ensure([TODAY])
+    names = connection.execute(
+        "SELECT attname FROM pg_attribute WHERE attstattarget = 0 AND attrelid = ("
+        "SELECT inhrelid FROM pg_inherits WHERE inhparent = 'events'::regclass) ORDER BY 1"
+    ).fetchall()
+    assert names == [("context",), ("properties",), ("traits",)]
