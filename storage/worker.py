@@ -59,7 +59,7 @@ class WorkerOptions:
     quarantine_max_events: int = 100_000
     quarantine_max_bytes: int = 256 << 20
     # A claim takes whole queue rows, one at least, until it has so many items, or bytes.
-    claim_items: int = 2_000
+    claim_items: int = 4_000
     claim_bytes: int = 4 << 20
     # From the start of a claim that left nothing behind to the start of the next, so that it is worth its
     # transaction.
