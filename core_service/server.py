@@ -30,7 +30,7 @@ from core_service.fingerprint import Fingerprints
 from core_service.health import HealthMonitor
 from core_service.identity import IdentityServicer
 from core_service.ingest import IngestServicer
-from core_service.interceptor import CallInterceptor
+from core_service.interceptor import Entry
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
 from core_service.listening import listen, make_server, stop
@@ -203,7 +203,7 @@ async def start_core(
         core.draining.set()
         core.tails.stop()
         await core.monitor.stop()
-        await stop(core.server, core.interceptor, options.drain_seconds)
+        await stop(core.server, core.entry, options.drain_seconds)
         await _write_the_last(core.group_commit, background, core.refusals)
 
 
@@ -228,8 +228,8 @@ class _Core:
         callers = Callers(
             self.keys, clock, admin_token=options.admin_token, facade_token=options.facade_token
         )
-        self.interceptor = CallInterceptor(callers, self.refusals, counts)
-        self.server = make_server(self.interceptor)
+        self.entry = Entry(callers, self.refusals, counts)
+        self.server = make_server(self.entry)
         quotas, readers = QuotaCounters(), Readers(callers, stores.sources)
         admission = Admission(self.keys, quotas, self.fingerprints)
         ingest = IngestServicer(
@@ -242,7 +242,7 @@ class _Core:
             clock=clock,
             draining=self.draining,
         )
-        add_IngestServiceServicer_to_server(ingest, self.server)
+        add_IngestServiceServicer_to_server(ingest, self.entry.services)
         self._add_readers(stores, callers, readers, quotas, clock)
         replayer = Replayer(
             admission,
@@ -254,9 +254,9 @@ class _Core:
             load_translator=load_translator,
         )
         quarantine = QuarantineServicer(callers, readers, stores.quarantine, replayer)
-        add_QuarantineServiceServicer_to_server(quarantine, self.server)
-        add_reflection((*SERVICES, health.SERVICE_NAME), self.server)
-        self.monitor = HealthMonitor(self.server, SERVICES, self.keys, stores.ping)
+        add_QuarantineServiceServicer_to_server(quarantine, self.entry.services)
+        add_reflection((*SERVICES, health.SERVICE_NAME), self.entry.services)
+        self.monitor = HealthMonitor(self.entry.services, SERVICES, self.keys, stores.ping)
 
     def _add_readers(
         self,
@@ -276,11 +276,11 @@ class _Core:
             clock=clock,
             trail=Trail(readers, stores.trail),
         )
-        add_QueryServiceServicer_to_server(query, self.server)
+        add_QueryServiceServicer_to_server(query, self.entry.services)
         sources = SourceServicer(callers, stores.sources, self.keys, clock)
-        add_SourceServiceServicer_to_server(sources, self.server)
+        add_SourceServiceServicer_to_server(sources, self.entry.services)
         identity = IdentityServicer(callers, readers, stores.identity, clock)
-        add_IdentityServiceServicer_to_server(identity, self.server)
+        add_IdentityServiceServicer_to_server(identity, self.entry.services)
 
 
 def _in_background(**tasks: Callable[[], Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:
