@@ -110,7 +110,7 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         parser = cast("Any", handler.request_deserializer)
 
         async def answer(raw: bytes, context: Context) -> object:
-            self._enter(context)
+            self._enter()
             started = monotonic()
             try:
                 response = await call(parse(raw, parser, _NO_LIMITS), context)
@@ -161,25 +161,26 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         limits = RawLimits(MESSAGE_BYTES, MAX_EVENTS if method in _EVENT_METHODS else None)
         parser = cast("Any", handler.request_deserializer)
         facade_only = method in _FACADE_METHODS
-        require = self._callers.require_facade if facade_only else self._callers.require_anyone
 
         async def answer(_: object, context: Context) -> object:
             response = None
             started = monotonic()
             try:
-                require(context)
+                known = self._callers.admit(context)
+                if facade_only:
+                    self._callers.require_facade(known)
                 with self._client_places:
                     if handler.stream_stream:
-                        self._enter(context)
+                        self._enter()
                         messages = _parsed(context, parser, limits)
-                        await _stream(cast("Any", handler.stream_stream)(messages, context), context)
+                        await _stream(cast("Any", handler.stream_stream)(messages, known), context)
                     else:
                         request = parse(await _only(context), parser, limits)
-                        self._enter(context)
+                        self._enter()
                         if handler.unary_unary:
-                            response = await cast("Any", handler.unary_unary)(request, context)
+                            response = await cast("Any", handler.unary_unary)(request, known)
                         else:
-                            await _stream(cast("Any", handler.unary_stream)(request, context), context)
+                            await _stream(cast("Any", handler.unary_stream)(request, known), context)
             except asyncio.CancelledError:
                 # As those who follow go.
                 self._counts.count_call(method, grpc.StatusCode.CANCELLED.name)
@@ -245,10 +246,13 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
         return _unread(answer, handler)
 
-    def _enter(self, context: Context) -> None:
+    def _enter(self) -> None:
         self._calls += 1
         self._idle.clear()
-        context.add_done_callback(cast("Any", self._leave))
+        # Not the context's own callback: that leaves a circle behind for the collector, of each call.
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(self._leave)
 
     def _leave(self, _: object) -> None:
         self._calls -= 1
