@@ -12,7 +12,7 @@ from typing import Protocol
 
 import grpc
 
-from core_service.interceptor import Entry
+from core_service.entry import Entry
 
 # Room for everything the facade may put into one call: a body of 5 MiB travels as it came and as events.
 _RECEIVED_BYTES = 32 * 1024 * 1024

@@ -27,11 +27,11 @@ from core_service.callers import Callers
 from core_service.commit import FLUSHES_IN_FLIGHT, GroupCommit
 from core_service.counts import Counts
 from core_service.discovery import add_reflection
+from core_service.entry import Entry
 from core_service.fingerprint import Fingerprints
 from core_service.health import HealthMonitor
 from core_service.identity import IdentityServicer
 from core_service.ingest import IngestServicer
-from core_service.interceptor import Entry
 from core_service.keys import KeyRing
 from core_service.limits import QuotaCounters
 from core_service.listening import listen, make_server, stop

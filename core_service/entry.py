@@ -250,9 +250,7 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         self._calls += 1
         self._idle.clear()
         # Not the context's own callback: that leaves a circle behind for the collector, of each call.
-        task = asyncio.current_task()
-        assert task is not None
-        task.add_done_callback(self._leave)
+        cast("asyncio.Task[object]", asyncio.current_task()).add_done_callback(self._leave)
 
     def _leave(self, _: object) -> None:
         self._calls -= 1
