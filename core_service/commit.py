@@ -27,7 +27,8 @@ BUFFER_BYTES = 64 * 1024 * 1024
 FLUSHES_IN_FLIGHT = 4
 
 # After a row of more than one parcel, single calls begin the next no sooner, unless twice as many wait, or
-# enough. A row costs the core 100k instructions, and a call takes it some 0.2 ms.
+# enough, or as many as the last time none began before. A row costs the core 100k instructions; a call takes it
+# some 0.2 ms.
 _PACE_SECONDS = 0.002
 _ENOUGH_PARCELS = 32
 
@@ -95,9 +96,9 @@ class GroupCommit:
         self._held_bytes = 0
         self._flushes: set[asyncio.Task[None]] = set()
         self._failing = False
-        # When the last row began, how many parcels it had, and what begins the next one, if that must wait.
+        # When the last row began, how many parcels begin the next before its time, and what begins it then.
         self._row_began = 0.0
-        self._row_parcels = 0
+        self._wanted = 1
         self._pause: asyncio.TimerHandle | None = None
 
     async def commit(self, parcels: Iterable[Parcel], *, alone: bool = False) -> list[CoreError | None]:
@@ -121,7 +122,7 @@ class GroupCommit:
         if not alone or self._may_begin(loop.time()):
             self._start_flushes()
         elif self._pause is None:
-            self._pause = loop.call_at(self._row_began + self._pace_seconds, self._start_flushes)
+            self._pause = loop.call_at(self._row_began + self._pace_seconds, self._end_pause)
         return [await _outcome(future) for future in futures]
 
     async def drain(self) -> None:
@@ -132,8 +133,12 @@ class GroupCommit:
 
     def _may_begin(self, now: float) -> bool:
         # Who is alone shares no row, and never waits.
-        wanted = min(2 * self._row_parcels, _ENOUGH_PARCELS) if self._row_parcels > 1 else 1
-        return len(self._waiting) >= wanted or now >= self._row_began + self._pace_seconds
+        return len(self._waiting) >= self._wanted or now >= self._row_began + self._pace_seconds
+
+    def _end_pause(self) -> None:
+        self._start_flushes()
+        # No more came, and perhaps all there are wait: then the next row begins when they do.
+        self._wanted = max(1, self._wanted // 2)
 
     def _start_flushes(self) -> None:
         if self._pause is not None:
@@ -160,7 +165,7 @@ class GroupCommit:
                 break
             row.append(self._waiting.popleft())
         self._row_began = asyncio.get_running_loop().time()
-        self._row_parcels = len(row)
+        self._wanted = min(2 * len(row), _ENOUGH_PARCELS) if len(row) > 1 else 1
         return row
 
     async def _flush(self, row: list[tuple[Parcel, asyncio.Future[None]]]) -> None:
