@@ -31,14 +31,14 @@ class Caller(NamedTuple):
 
 
 class _Known:
-    """A call's context whose metadata were read, and whose caller was found, once."""
+    """A call's context whose metadata were read once."""
 
-    __slots__ = ("_context", "_metadata", "caller")
+    __slots__ = ("_context", "_metadata", "token")
 
-    def __init__(self, context: Context, metadata: Metadata, caller: Caller) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._metadata = metadata
-        self.caller = caller
+        self._metadata = cast("Metadata", context.invocation_metadata() or ())
+        self.token = _bearer(self._metadata)
 
     def invocation_metadata(self) -> Metadata:
         return self._metadata
@@ -75,12 +75,14 @@ class Callers:
         return _same(_bearer(metadata), self._facade_token)
 
     def admit(self, context: Context) -> Context:
-        """Give the context of a call with a valid credential, whoever's: what is asked of it costs less.
+        """Give the context of a call with a valid credential, whoever's, its metadata read once for all.
 
-        Its caller stays who it was now. Raises CoreError.
+        A credential may end while the call goes on, so who asks for the caller again finds that anew. Raises
+        CoreError.
         """
-        metadata = cast("Metadata", context.invocation_metadata() or ())
-        return cast("Context", _Known(context, metadata, self._caller_of(_bearer(metadata))))
+        known = cast("Context", _Known(context))
+        self._resolve(known)
+        return known
 
     def require_admin(self, context: Context) -> None:
         """Raise CoreError unless the admin calls."""
@@ -114,10 +116,7 @@ class Callers:
         return caller.key
 
     def _resolve(self, context: Context) -> Caller:
-        given: object = context
-        return given.caller if isinstance(given, _Known) else self._caller_of(bearer_token(context))
-
-    def _caller_of(self, token: str) -> Caller:
+        token = bearer_token(context)
         if not token:
             raise CoreError(*MISSING_CREDENTIAL[:2])
         is_admin = _same(token, self._admin_token)
@@ -135,6 +134,9 @@ def require_scope(key: KeyEntry | None, scope: str) -> None:
 
 def bearer_token(context: Context) -> str:
     """Give what follows Bearer in the call's `authorization`; "" when there is none."""
+    given: object = context
+    if isinstance(given, _Known):
+        return given.token
     return _bearer(cast("Metadata", context.invocation_metadata() or ()))
 
 

@@ -27,8 +27,8 @@ BUFFER_BYTES = 64 * 1024 * 1024
 FLUSHES_IN_FLIGHT = 4
 
 # After a row of more than one parcel, single calls begin the next no sooner, unless twice as many wait, or
-# enough, or as many as the last time none began before. A row costs the core 100k instructions; a call takes it
-# some 0.2 ms.
+# enough, or as many as there were when it took too long. A row costs the core 100k instructions; a call takes
+# it some 0.2 ms.
 _PACE_SECONDS = 0.002
 _ENOUGH_PARCELS = 32
 
