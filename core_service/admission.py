@@ -165,15 +165,15 @@ class Admission:
 
     def judge_direct(self, events: Sequence[Event], receipt: Receipt) -> None:
         """Judge the events of a gRPC caller into `receipt`."""
+        request = receipt.request
+        provenance = Provenance(
+            dialect=request.dialect, endpoint=request.endpoint, request_id=request.request_id
+        )
+        receipt.stamp += field(_PROVENANCE, provenance.SerializeToString())
         for event in events:
             raw = event.SerializeToString()
-            objection = normalize(event)
-            if objection is None:
-                provenance = event.provenance
-                provenance.dialect = receipt.request.dialect
-                provenance.endpoint = receipt.request.endpoint
-                provenance.request_id = receipt.request.request_id
-                objection = _take(event, receipt)
+            judged = normalize(event, raw)
+            objection = _take(event, judged, receipt) if isinstance(judged, bytes) else judged
             if objection is not None:
                 _refuse(_rejection(objection), raw, receipt)
 
@@ -212,7 +212,7 @@ class Admission:
                 )
             if receipt.vendor_ids:
                 event.context_json = _with_vendor_ids(event.context_json, receipt.vendor_ids)
-            objection = _take(event, receipt)
+            objection = _take(event, event.SerializeToString(), receipt)
             if objection is None:
                 return
             rejection = _rejection(objection)
@@ -264,12 +264,11 @@ def _write_rate_limit(outcome: ClientOutcome, state: QuotaState, limit: int, win
         target.retry_after_seconds = state.retry_after_seconds
 
 
-def _take(event: Event, receipt: Receipt) -> Objection | None:
-    """Add the event, stamped, to the receipt, or tell why not."""
+def _take(event: Event, serialized: bytes, receipt: Receipt) -> Objection | None:
+    """Add the event, of those bytes, to the receipt, stamped, or tell why not."""
     key = receipt.key
     if event.kind == _REVENUE and not key.may_write_revenue:
         return _NO_REVENUE
-    serialized = event.SerializeToString()
     max_age_seconds = receipt.request.max_age_seconds
     objection = shape_objection(event, len(serialized)) or time_objection(
         event, receipt.received_at, max_age_seconds

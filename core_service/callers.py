@@ -30,6 +30,23 @@ class Caller(NamedTuple):
     key: KeyEntry | None
 
 
+class _Known:
+    """A call's context whose metadata were read once."""
+
+    __slots__ = ("_context", "_metadata", "token")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._metadata = cast("Metadata", context.invocation_metadata() or ())
+        self.token = _bearer(self._metadata)
+
+    def invocation_metadata(self) -> Metadata:
+        return self._metadata
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
 class Callers:
     """Tells callers apart and holds them to their role."""
 
@@ -57,9 +74,15 @@ class Callers:
         """Tell whether a call with that metadata is the facade's."""
         return _same(_bearer(metadata), self._facade_token)
 
-    def require_anyone(self, context: Context) -> None:
-        """Raise CoreError unless the call has a valid credential, whoever's."""
-        self._resolve(context)
+    def admit(self, context: Context) -> Context:
+        """Give the context of a call with a valid credential, whoever's, its metadata read once for all.
+
+        A credential may end while the call goes on, so who asks for the caller again finds that anew. Raises
+        CoreError.
+        """
+        known = cast("Context", _Known(context))
+        self._resolve(known)
+        return known
 
     def require_admin(self, context: Context) -> None:
         """Raise CoreError unless the admin calls."""
@@ -111,6 +134,9 @@ def require_scope(key: KeyEntry | None, scope: str) -> None:
 
 def bearer_token(context: Context) -> str:
     """Give what follows Bearer in the call's `authorization`; "" when there is none."""
+    given: object = context
+    if isinstance(given, _Known):
+        return given.token
     return _bearer(cast("Metadata", context.invocation_metadata() or ()))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from ipaddress import ip_address
 from math import isfinite
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from google.protobuf import struct_pb2
@@ -47,13 +47,24 @@ _CORE_OWNED: tuple[Literal["event_id", "source_id", "received_at", "sanitized"],
 )
 # Messages with text of their own.
 _NESTED = (Page, Campaign, Device, Geo, Revenue, Provenance)
-_FREE_FORM: tuple[Literal["properties", "traits", "context"], ...] = ("properties", "traits", "context")
+_FreeForm: TypeAlias = Literal["properties", "traits", "context"]
+_JsonText: TypeAlias = Literal["properties_json", "traits_json", "context_json"]
+_OneOf: TypeAlias = Literal["properties_format", "traits_format", "context_format"]
+_FREE_FORM: tuple[tuple[_FreeForm, _JsonText, _OneOf], ...] = (
+    ("properties", "properties_json", "properties_format"),
+    ("traits", "traits_json", "traits_format"),
+    ("context", "context_json", "context_format"),
+)
+_ESCAPED_NUL = "\\u0000"
+# With an exponent, or long: a double has no more than 309 digits before the point.
+_UNUSUAL_NUMBER = re.compile("[0-9](?:[eE]|[0-9]{299})")
 
 _EVENT_TOO_LARGE = Objection(
     reasons.ERROR_REASON_EVENT_TOO_LARGE, f"The event is larger than {EVENT_BYTES} bytes"
 )
 
 _decoder = msgspec.json.Decoder(float_hook=Decimal)
+_plain_decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -63,30 +74,43 @@ class _Unfit(Exception):
         self.objection = objection
 
 
-def normalize(event: Event) -> Objection | None:
-    """Bring the event into canonical form in place, or tell what is wrong with it.
+def normalize(event: Event, serialized: bytes) -> bytes | Objection:
+    """Bring the event, of those bytes, into canonical form in place; give its bytes, or what is wrong.
 
     What is wrong with any dialect's event (`meaning`) is not looked for here.
     """
-    if event.ByteSize() > EVENT_BYTES:
+    if len(serialized) > EVENT_BYTES:
         return _EVENT_TOO_LARGE
-    for owned in _CORE_OWNED:
-        event.ClearField(owned)
-    if _strip_nul(event):
-        event.sanitized = True
+    changed = _clear_core_owned(event)
+    # Every U+0000 of a string is a zero among the bytes.
+    if b"\0" in serialized and _strip_nul(event):
+        event.sanitized = changed = True
     try:
-        for name in _FREE_FORM:
-            _normalize_object(event, name)
-        _check_address(event)
-        country = event.geo.country
-        is_country = not country or _COUNTRY.fullmatch(country)
-        _require(is_country, "geo.country", "geo.country is not two upper-case letters")
+        for names in _FREE_FORM:
+            changed = _normalize_object(event, *names) or changed
+        if event.client_ip:
+            _check_address(event.client_ip)
+        if event.HasField("geo"):
+            country = event.geo.country
+            is_country = not country or _COUNTRY.fullmatch(country)
+            _require(is_country, "geo.country", "geo.country is not two upper-case letters")
         if event.kind == event_pb2.EVENT_KIND_REVENUE and event.HasField("revenue"):
-            _normalize_revenue(event.revenue)
+            changed = _normalize_revenue(event.revenue) or changed
     except _Unfit as unfit:
         return unfit.objection
+    if changed:
+        serialized = event.SerializeToString()
     # A Struct may have become a longer text.
-    return _EVENT_TOO_LARGE if event.ByteSize() > EVENT_BYTES else None
+    return _EVENT_TOO_LARGE if len(serialized) > EVENT_BYTES else serialized
+
+
+def _clear_core_owned(event: Event) -> bool:
+    """Clear what is not the caller's to say; tell whether he said it."""
+    if event.event_id or event.source_id or event.sanitized or event.HasField("received_at"):
+        for owned in _CORE_OWNED:
+            event.ClearField(owned)
+        return True
+    return False
 
 
 def _strip_nul(message: Message) -> bool:
@@ -102,37 +126,42 @@ def _strip_nul(message: Message) -> bool:
     return found
 
 
-def _normalize_object(event: Event, name: Literal["properties", "traits", "context"]) -> None:
-    given = event.WhichOneof(cast("Any", f"{name}_format"))
-    if given is None:
-        return
-    if given == name:
-        tree: Any = _from_struct(getattr(event, name), name, 1)
+def _normalize_object(event: Event, name: _FreeForm, json_name: _JsonText, oneof: _OneOf) -> bool:
+    """Normalize what is free-form; tell whether that changed it."""
+    text = getattr(event, json_name)
+    if text:
+        tree = _read_object(text, json_name)
+        if _ESCAPED_NUL not in text:
+            return False
         tree, stripped = _without_nul(tree)
+        if not stripped:
+            return False
+        text = _encoder.encode(tree).decode()
+    else:
+        given = event.WhichOneof(oneof)
+        if given is None:
+            return False
+        if given != name:
+            event.ClearField(json_name)
+            return True
+        tree, stripped = _without_nul(_from_struct(getattr(event, name), name, 1))
         text = _encoder.encode(tree).decode()
         if len(text.encode()) > _JSON_BYTES:
             raise _Unfit(_too_large(name))
         _check_numbers(_decoder.decode(text), text, name)
-        setattr(event, f"{name}_json", text)
-    else:
-        text = getattr(event, given)
-        if not text:
-            event.ClearField(given)
-            return
-        tree = _read_object(text, given)
-        tree, stripped = _without_nul(tree)
-        if stripped:
-            setattr(event, given, _encoder.encode(tree).decode())
+    setattr(event, json_name, text)
     if stripped:
         event.sanitized = True
+    return True
 
 
 def _read_object(text: str, field: str) -> dict[str, Any]:
     encoded = text.encode()
     if len(encoded) > _JSON_BYTES:
         raise _Unfit(_too_large(field))
+    is_plain = _is_plain(text)
     try:
-        tree = _decoder.decode(encoded)
+        tree = (_plain_decoder if is_plain else _decoder).decode(encoded)
     except RecursionError:
         raise _Unfit(_too_deep(field)) from None
     except (msgspec.ValidationError, ArithmeticError):
@@ -142,8 +171,18 @@ def _read_object(text: str, field: str) -> dict[str, Any]:
         raise _Unfit(_unreadable(field)) from None
     if not isinstance(tree, dict):
         raise _Unfit(_unreadable(field))
-    _check_numbers(tree, text, field)
+    if not is_plain:
+        _check_numbers(tree, text, field)
     return tree
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether it is seen at once that nothing is too deep, no number too long, and no U+0000 in it.
+
+    So are most texts, and their values need not be looked at, nor their numbers keep their digits.
+    """
+    is_flat = text.count("{") + text.count("[") <= _JSON_DEPTH
+    return is_flat and _ESCAPED_NUL not in text and not _UNUSUAL_NUMBER.search(text)
 
 
 def _check_numbers(tree: object, text: str, field: str) -> None:
@@ -222,10 +261,7 @@ def _without_nul(node: Any) -> tuple[Any, bool]:
     return node, False
 
 
-def _check_address(event: Event) -> None:
-    text = event.client_ip
-    if not text:
-        return
+def _check_address(text: str) -> None:
     try:
         # An interface name after % is nothing an inet column takes.
         is_address = "%" not in text and bool(ip_address(text))
@@ -234,8 +270,11 @@ def _check_address(event: Event) -> None:
     _require(is_address, "client_ip", "client_ip is not an IPv4 or IPv6 address")
 
 
-def _normalize_revenue(revenue: Revenue) -> None:
-    revenue.event_type = revenue.event_type or "purchase"
+def _normalize_revenue(revenue: Revenue) -> bool:
+    """Check it, and tell whether a default was filled in."""
+    changed = not revenue.event_type
+    if changed:
+        revenue.event_type = "purchase"
     for field, given in (
         ("amount", revenue.HasField("amount")),
         ("transaction_id", bool(revenue.transaction_id)),
@@ -251,6 +290,7 @@ def _normalize_revenue(revenue: Revenue) -> None:
             "revenue.mrr_impact",
             "revenue.mrr_impact is in another currency than the amount",
         )
+    return changed
 
 
 def _check_money(money: Money, field: str) -> None:

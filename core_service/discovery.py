@@ -16,13 +16,11 @@ _V1 = "grpc.reflection.v1.ServerReflection"
 
 def add_reflection(services: Iterable[str], server: grpc.aio.Server) -> None:
     """Have `server` describe `services`, and itself."""
-    names = (*services, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
-    servicer = cast("Any", reflection).aio.ReflectionServicer(names)
+    servicer = cast("Any", reflection).aio.ReflectionServicer((*services, reflection.SERVICE_NAME))
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=ServerReflectionRequest.FromString,
         response_serializer=ServerReflectionResponse.SerializeToString,
     )
-    handlers = grpc.method_handlers_generic_handler(_V1, {"ServerReflectionInfo": handler})
-    server.add_generic_rpc_handlers((handlers,))
+    for name in (reflection.SERVICE_NAME, _V1):
+        cast("Any", server).add_registered_method_handlers(name, {"ServerReflectionInfo": handler})

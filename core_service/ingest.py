@@ -279,7 +279,7 @@ class IngestServicer(IngestServiceServicer):
         consignment = Consignment()
         self._admission.judge_direct(events, receipt)
         consignment.add(receipt.items, _ledger_line(receipt))
-        errors = await self._group_commit.commit(consignment.parcels)
+        errors = await self._group_commit.commit(consignment.parcels, alone=True)
         spoiled = [receipt] if receipt.refused and not any(errors) else []
         count_durable(self._counts, consignment, errors, spoiled)
         for error in errors:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import grpc
 
-from core_service.interceptor import CallInterceptor
+from core_service.entry import Entry
 
 # Room for everything the facade may put into one call: a body of 5 MiB travels as it came and as events.
 _RECEIVED_BYTES = 32 * 1024 * 1024
@@ -37,10 +37,10 @@ class ListeningOptions(Protocol):
     def tls_client_ca(self) -> str | None: ...
 
 
-def make_server(interceptor: CallInterceptor) -> grpc.aio.Server:
-    """Make a server whose calls all come in through `interceptor`."""
+def make_server(entry: Entry) -> grpc.aio.Server:
+    """Make a server whose calls all come in through `entry`."""
     return grpc.aio.server(
-        interceptors=(interceptor,),
+        handlers=(entry,),
         options=(
             ("grpc.max_receive_message_length", _RECEIVED_BYTES),
             ("grpc.max_send_message_length", _SENT_BYTES),
@@ -90,14 +90,14 @@ def _refuse_taken(address: str) -> None:
                 ) from error
 
 
-async def stop(server: grpc.aio.Server, interceptor: CallInterceptor, drain_seconds: float) -> None:
+async def stop(server: grpc.aio.Server, entry: Entry, drain_seconds: float) -> None:
     """Take no new call, let those under way finish, and wait for no one who only watches our health."""
     stopping = asyncio.create_task(server.stop(drain_seconds))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(drain_seconds):
-            await interceptor.wait_idle()
+            await entry.wait_idle()
             # Calls that were accepted and have not entered a handler yet: no one would answer them.
             await asyncio.sleep(_ENTERING_SECONDS)
-            await interceptor.wait_idle()
+            await entry.wait_idle()
     await server.stop(0)
     await stopping

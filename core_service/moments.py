@@ -6,6 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR_SECONDS = 3_600
+_DAY_SECONDS = 86_400
 # What has no date in Python is cut to what has, with some years to spare on either side.
 _FIRST_SECOND = -62_000_000_000
 _LAST_SECOND = 253_000_000_000
@@ -13,9 +14,8 @@ _LAST_SECOND = 253_000_000_000
 
 def timestamp_of(moment: datetime) -> Timestamp:
     """Give an aware datetime as a Timestamp."""
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment.astimezone(UTC))
-    return timestamp
+    since = moment - EPOCH
+    return Timestamp(seconds=since.days * _DAY_SECONDS + since.seconds, nanos=since.microseconds * 1_000)
 
 
 def moment_of(timestamp: Timestamp) -> datetime:

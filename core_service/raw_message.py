@@ -30,8 +30,10 @@ def parse(raw: bytes, parser: Callable[[bytes], Any], limits: RawLimits) -> Any:
     if limits.max_bytes is not None and len(raw) > limits.max_bytes:
         message = f"The message is larger than {limits.max_bytes} bytes"
         raise CoreError(reasons.ERROR_REASON_PAYLOAD_TOO_LARGE, message)
-    if limits.max_fields is not None and _has_more_fields(raw, limits.max_fields):
-        message = f"More than {limits.max_fields} events in one request"
+    most = limits.max_fields
+    # None takes less than a byte.
+    if most is not None and len(raw) > most and _has_more_fields(raw, most):
+        message = f"More than {most} events in one request"
         raise CoreError(reasons.ERROR_REASON_BATCH_TOO_LARGE, message, field="events")
     try:
         return parser(raw)

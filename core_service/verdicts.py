@@ -38,12 +38,13 @@ def count_durable(
     spoiled: Sequence[Receipt],
 ) -> None:
     """Count the parcels that were committed (None), and log `spoiled`: of these, who had refused events."""
-    quarantined: Counter[tuple[str, ErrorReason.ValueType]] = Counter()
+    quarantined: dict[tuple[str, ErrorReason.ValueType], int] = {}
     for receipt in spoiled:
         request = receipt.request
         bad = Counter(one.rejection.reason for one in receipt.results if one.HasField("rejection"))
         for reason, events in bad.items():
-            quarantined[request.dialect, reason] += events
+            bad_events = request.dialect, reason
+            quarantined[bad_events] = quarantined.get(bad_events, 0) + events
             log.info(
                 "events_quarantined",
                 request_id=request.request_id,

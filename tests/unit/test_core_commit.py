@@ -87,6 +87,31 @@ async def test_some_flushes_go_and_the_rest_shares_the_next_row() -> None:
     assert [name for row in queue.rows for name in names_in(row)] == [str(n) for n in range(50)]
 
 
+async def test_single_calls_wait_for_each_other_once_they_share_a_row() -> None:
+    queue = GatedQueue()
+    queue.gate.set()
+    group = GroupCommit(queue, lambda items: nullcontext(), pace_seconds=60)
+    assert await wait_all(await started(group.commit([parcel("lone")], alone=True))) == [[None]]
+    assert await wait_all(await started(group.commit([parcel("a"), parcel("b")]))) == [[None, None]]
+    waiting = await started(*(group.commit([parcel(name)], alone=True) for name in "cde"))
+    assert queue.begun == 2
+    assert await wait_all([*waiting, *await started(group.commit([parcel("f")], alone=True))]) == [[None]] * 4
+    waiting = await started(group.commit([parcel("g")], alone=True))
+    assert await wait_all([*waiting, *await started(group.commit([parcel("h")]))]) == [[None]] * 2
+    waiting = await started(group.commit([parcel("i")], alone=True))
+    await wait_all([*waiting, *await started(group.drain())])
+    assert [names_in(row) for row in queue.rows] == [["lone"], ["a", "b"], [*"cdef"], [*"gh"], ["i"]]
+
+
+async def test_a_single_call_waits_no_longer_than_the_pace() -> None:
+    queue = GatedQueue()
+    queue.gate.set()
+    group = GroupCommit(queue, lambda items: nullcontext())
+    await group.commit([parcel("a"), parcel("b")])
+    tasks = await started(group.commit([parcel("c")], alone=True))
+    assert await wait_all(tasks) == [[None]]
+
+
 async def test_nothing_to_commit_waits_for_nothing() -> None:
     queue = GatedQueue()
     assert await GroupCommit(queue, lambda items: nullcontext()).commit([Parcel()]) == [None]

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from core_calls import ADMIN, FACADE, Caller, a_request, bearer, failure, failure_of, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from polylect.v1 import ingest_pb2
+from polylect.v1 import ingest_pb2, source_pb2
 
 INGEST = "/polylect.v1.IngestService/Ingest"
 INGEST_STREAM = "/polylect.v1.IngestService/IngestStream"
@@ -203,3 +203,24 @@ async def test_clients_calls_do_not_count_the_facade_out(core: Caller, secret: s
             return False
 
     await until(has_room)
+
+
+async def test_a_key_that_ends_before_the_message_comes_lets_nothing_in(core: Caller) -> None:
+    await core.make_source()
+    created = await core.make_key(kind=ingest_pb2.KEY_KIND_SERVICE)
+    call = open_call(core, INGEST, bearer(created.secret))
+    await call.wait_for_connection()
+    await core.sources.RevokeKey(source_pb2.RevokeKeyRequest(key_id=created.key.key_id), metadata=ADMIN)
+
+    async def has_ended() -> bool:
+        try:
+            await send_raw(core, INGEST, b"", bearer(created.secret))
+        except grpc.aio.AioRpcError:
+            return True
+        return False
+
+    await until(has_ended)
+    await call.write(b"")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert failure_of(caught.value).reason == "CREDENTIAL_INVALID"

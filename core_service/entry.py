@@ -5,7 +5,7 @@ facade without room. Knows which calls are under way, so that a drain can wait f
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from time import monotonic
 from typing import Any, NoReturn, TypeAlias, cast
@@ -50,13 +50,16 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 # Generic for the type checker only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
 
 log = structlog.get_logger()
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Lets calls in, answers their errors with a rich status, and counts them."""
+class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    """Lets calls in, answers their errors with a rich status, and counts them.
+
+    Services are added to it, not to the server: that waits for each method registered with it by itself, and
+    begins to wait for all of them anew with every call.
+    """
 
     def __init__(self, callers: Callers, refusals: Refusals, counts: Counts) -> None:
         """Start with no call under way."""
@@ -71,26 +74,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler:
-        """Wrap the handler of a method, once for the facade and once for all others."""
-        method = handler_call_details.method
-        of_facade = self._callers.is_facade(cast("Metadata", handler_call_details.invocation_metadata or ()))
-        wrapped = (self._of_facade if of_facade else self._of_others).get(method)
-        if wrapped is not None:
-            return wrapped
-        handler = await continuation(handler_call_details)
-        is_own = method.startswith(_OWN_METHODS)
-        if handler is None or (of_facade and not is_own):
-            return handler
-        # Only methods that exist come here, so the dictionaries are bounded.
-        if of_facade:
-            wrapped = self._of_facade[method] = self._wrap_trusted(handler, method)
-        else:
-            wrapped = self._wrap_own(handler, method) if is_own else self._wrap_open(handler, method)
-            self._of_others[method] = wrapped
-        return wrapped
+    @property
+    def services(self) -> grpc.aio.Server:
+        """Give what services are added to: of a server, generated code knows nothing but this."""
+        return cast("grpc.aio.Server", self)
+
+    def add_generic_rpc_handlers(self, _: object) -> None:
+        """Take no notice: generated code adds every method in both ways."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Add a service's methods, each wrapped once for the facade and once for all others."""
+        for name, handler in handlers.items():
+            method = f"/{service}/{name}"
+            is_own = method.startswith(_OWN_METHODS)
+            self._of_facade[method] = self._wrap_trusted(handler, method) if is_own else handler
+            self._of_others[method] = (self._wrap_own if is_own else self._wrap_open)(handler, method)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
+        """Give how to answer a call; None when there is no such method."""
+        metadata = cast("Metadata", handler_call_details.invocation_metadata or ())
+        handlers = self._of_facade if self._callers.is_facade(metadata) else self._of_others
+        return handlers.get(handler_call_details.method)
 
     async def wait_idle(self) -> None:
         """Wait until no call of ours is under way, its answer sent."""
@@ -106,7 +110,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         parser = cast("Any", handler.request_deserializer)
 
         async def answer(raw: bytes, context: Context) -> object:
-            self._enter(context)
+            self._enter()
             started = monotonic()
             try:
                 response = await call(parse(raw, parser, _NO_LIMITS), context)
@@ -157,25 +161,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         limits = RawLimits(MESSAGE_BYTES, MAX_EVENTS if method in _EVENT_METHODS else None)
         parser = cast("Any", handler.request_deserializer)
         facade_only = method in _FACADE_METHODS
-        require = self._callers.require_facade if facade_only else self._callers.require_anyone
 
-        async def answer(requests: AsyncIterator[bytes], context: Context) -> None:
+        async def answer(_: object, context: Context) -> object:
+            response = None
             started = monotonic()
             try:
-                require(context)
+                known = self._callers.admit(context)
+                if facade_only:
+                    self._callers.require_facade(known)
                 with self._client_places:
-                    messages = _parsed(requests, parser, limits)
-                    if handler.unary_unary:
-                        request = await _only(messages)
-                        self._enter(context)
-                        await context.write(await cast("Any", handler.unary_unary)(request, context))
-                    elif handler.unary_stream:
-                        request = await _only(messages)
-                        self._enter(context)
-                        await _stream(cast("Any", handler.unary_stream)(request, context), context)
+                    if handler.stream_stream:
+                        self._enter()
+                        messages = _parsed(context, parser, limits)
+                        await _stream(cast("Any", handler.stream_stream)(messages, known), context)
                     else:
-                        self._enter(context)
-                        await _stream(cast("Any", handler.stream_stream)(messages, context), context)
+                        request = parse(await _only(context), parser, limits)
+                        self._enter()
+                        if handler.unary_unary:
+                            response = await cast("Any", handler.unary_unary)(request, known)
+                        else:
+                            await _stream(cast("Any", handler.unary_stream)(request, known), context)
             except asyncio.CancelledError:
                 # As those who follow go.
                 self._counts.count_call(method, grpc.StatusCode.CANCELLED.name)
@@ -189,6 +194,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             # Of a stream of requests each was counted when it was answered.
             if not handler.stream_stream:
                 self._counts.count_call(method)
+            return response
 
         return _unread(answer, handler)
 
@@ -218,32 +224,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         places = _Places(_OPEN_CALLS)
         parser = cast("Any", handler.request_deserializer)
 
-        async def answer(requests: AsyncIterator[bytes], context: Context) -> None:
+        async def answer(_: object, context: Context) -> object:
             try:
                 with places:
-                    messages = _parsed(requests, parser, _OPEN_LIMITS)
                     if handler.stream_stream:
+                        messages = _parsed(context, parser, _OPEN_LIMITS)
                         await _stream(cast("Any", handler.stream_stream)(messages, context), context)
-                        return
+                        return None
                     async with self._open_readers, asyncio.timeout(_OPEN_READ_SECONDS):
-                        request = await _only(messages)
+                        request = parse(await _only(context), parser, _OPEN_LIMITS)
                     if handler.unary_unary:
-                        await context.write(await cast("Any", handler.unary_unary)(request, context))
-                    else:
-                        await cast("Any", handler.unary_stream)(request, context)
+                        return cast("object", await cast("Any", handler.unary_unary)(request, context))
+                    await cast("Any", handler.unary_stream)(request, context)
             except grpc.aio.AbortError:
                 raise
             except TimeoutError:
                 await _abort(context, CoreError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, _NO_MESSAGE))
             except Exception as error:
                 await _abort(context, _as_core_error(error, method, ""))
+            return None
 
         return _unread(answer, handler)
 
-    def _enter(self, context: Context) -> None:
+    def _enter(self) -> None:
         self._calls += 1
         self._idle.clear()
-        context.add_done_callback(cast("Any", self._leave))
+        # Not the context's own callback: that leaves a circle behind for the collector, of each call.
+        cast("asyncio.Task[object]", asyncio.current_task()).add_done_callback(self._leave)
 
     def _leave(self, _: object) -> None:
         self._calls -= 1
@@ -270,26 +277,25 @@ class _Places:
         self._left += 1
 
 
-def _unread(answer: Callable[[AsyncIterator[bytes], Context], Awaitable[None]], handler: Handler) -> Handler:
+def _unread(answer: Callable[[object, Context], Awaitable[object]], handler: Handler) -> Handler:
     # gRPC reads a unary call's message before its handler runs, and a stream's when the handler asks. On the
-    # wire the two are the same.
-    return grpc.stream_stream_rpc_method_handler(
-        cast("Any", answer), response_serializer=handler.response_serializer
+    # wire the two are the same. A single answer is sent together with metadata and status.
+    make = (
+        grpc.stream_unary_rpc_method_handler if handler.unary_unary else grpc.stream_stream_rpc_method_handler
     )
+    return make(cast("Any", answer), response_serializer=handler.response_serializer)
 
 
-async def _parsed(
-    requests: AsyncIterator[bytes], parser: Callable[[bytes], Any], limits: RawLimits
-) -> AsyncIterator[Any]:
-    async for raw in requests:
+async def _parsed(context: Context, parser: Callable[[bytes], Any], limits: RawLimits) -> AsyncIterator[Any]:
+    while isinstance(raw := await context.read(), bytes):
         yield parse(raw, parser, limits)
 
 
-async def _only(messages: AsyncIterator[Any]) -> Any:
-    message = await anext(messages, None)
-    if message is None:
-        raise CoreError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, _NO_MESSAGE)
-    return message
+async def _only(context: Context) -> bytes:
+    raw = await context.read()
+    if isinstance(raw, bytes):
+        return raw
+    raise CoreError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, _NO_MESSAGE)
 
 
 async def _stream(answers: AsyncGenerator[Any, None], context: Context) -> None:
