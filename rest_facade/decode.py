@@ -6,7 +6,6 @@ rejections too, because credential, origin and quota are judged before shape, an
 
 import base64
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -58,9 +57,7 @@ class Decoder:
     def __init__(self, dialect: Dialect, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         # None: in the body.
-        self._lookups = tuple(
-            None if place.place is Place.BODY else _lookup(place) for place in dialect.credentials
-        )
+        self._lookups = tuple(credential_lookup(place) for place in dialect.credentials)
         self._body_credential = next((c for c in dialect.credentials if c.place is Place.BODY), None)
         self._fill_single = compile_events(endpoint.single) if endpoint.single else None
         self._fill_batched = compile_events(endpoint.batch.events) if endpoint.batch else None
@@ -243,29 +240,30 @@ class Decoder:
         return bool(in_body is not None and place and place.secret)
 
 
-def _lookup(place: Credential) -> Callable[[Arrival], str]:
+def credential_lookup(place: Credential) -> Callable[[Arrival], str] | None:
+    """Give what finds the credential at that place of a request, "" when there is none; None: in the body."""
     name = place.name
     if place.place is Place.HEADER:
         return lambda arrival: arrival.headers.get(name, "")
-    return partial(credential_outside_body, place)
-
-
-def credential_outside_body(place: Credential, arrival: Arrival) -> str:
-    """Give what stands at that place of the request, "" when nothing does."""
-    if place.place is Place.HEADER:
-        return arrival.headers.get(place.name, "")
     if place.place is Place.QUERY:
-        return arrival.query.get(place.name, "")
+        return lambda arrival: arrival.query.get(name, "")
+    return {Place.BEARER: _bearer, Place.BASIC: _basic}.get(place.place)
+
+
+def _bearer(arrival: Arrival) -> str:
     scheme, _, value = arrival.headers.get("authorization", "").partition(" ")
-    if place.place is Place.BEARER and scheme.lower() == "bearer":
-        return value.strip()
-    if place.place is Place.BASIC and scheme.lower() == "basic":
-        try:
-            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[0]
-        except ValueError:
-            # Something was given, and it is no key.
-            return "?"
-    return ""
+    return value.strip() if scheme.lower() == "bearer" else ""
+
+
+def _basic(arrival: Arrival) -> str:
+    scheme, _, value = arrival.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(value.strip(), validate=True).decode().partition(":")[0]
+    except ValueError:
+        # Something was given, and it is no key.
+        return "?"
 
 
 def _may_fingerprint(events: Shape | Choice | None) -> bool:
