@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1.event_pb2 import Event
 from polylect.v1.ingest_pb2 import ClientItem, ClientRequest
 from polylect.v1.quarantine_pb2 import Circumstances
 from uuid_utils import uuid7
@@ -134,15 +135,11 @@ class Decoder:
             # Not cut out of the text: there JSON can write a secret in many ways.
             body = body_json.write(members)
         item = request.items.add(raw=body)
+        self._tell_circumstances(item.event, arrival)
         self._fill_item(self._fill_single, members, item, arrival, sanitized=sanitized, request=request)
 
     def _decode_batch(
-        self,
-        batch: Batch,
-        body: bytes,
-        envelope: Envelope,
-        arrival: Arrival,
-        request: ClientRequest,
+        self, batch: Batch, body: bytes, envelope: Envelope, arrival: Arrival, request: ClientRequest
     ) -> bool:
         shared, sanitized, beside_bytes = _shared_members(envelope.beside)
         self._find_credential(arrival, shared, request)
@@ -157,6 +154,8 @@ class Decoder:
             _reject(request.items.add(raw=body), error, arrival, request)
             return False
         request.envelope = self._kept_envelope(envelope.beside)
+        # Half as dear as to set them for each.
+        circumstances = self._tell_circumstances(Event(), arrival).SerializeToString()
         for event in events:
             item = request.items.add(raw=event)
             try:
@@ -164,6 +163,7 @@ class Decoder:
             except ShapeError as error:
                 _reject(item, error, arrival, request)
                 continue
+            item.event.MergeFromString(circumstances)
             self._fill_item(
                 self._fill_batched, members, item, arrival, sanitized=sanitized or cleaned, request=request
             )
@@ -179,6 +179,7 @@ class Decoder:
         shared, sanitized, _ = _shared_members(beside)
         members, cleaned = _batched_members(batch, raw, shared, self._body_credential)
         item = request.items.add(raw=raw)
+        self._tell_circumstances(item.event, arrival)
         self._fill_item(
             self._fill_batched, members, item, arrival, sanitized=sanitized or cleaned, request=request
         )
@@ -209,24 +210,25 @@ class Decoder:
             item.fingerprint_visitor = self._makes_fingerprints
             return
         event = item.event
+        if arrival.cookie_id and not event.anonymous_id:
+            event.anonymous_id = arrival.cookie_id
+        if self._makes_message_ids and not event.message_id:
+            event.message_id = arrival.message_id or str(uuid7())
+        if sanitized:
+            event.sanitized = True
+
+    def _tell_circumstances(self, event: Event, arrival: Arrival) -> Event:
+        """Say what HTTP tells of a request's events; what one says itself of the same goes over it."""
         event.client_ip = arrival.client_ip
         if arrival.cookie_id:
             event.cookie_id = arrival.cookie_id
-            if not event.anonymous_id:
-                event.anonymous_id = arrival.cookie_id
-        user_agent = arrival.headers.get("user-agent")
-        if user_agent:
-            device = event.device
-            if not device.user_agent:
-                device.user_agent = user_agent[:_USER_AGENT_CHARACTERS]
-        if self._makes_message_ids and not event.message_id:
-            event.message_id = arrival.message_id or str(uuid7())
+        if user_agent := arrival.headers.get("user-agent"):
+            event.device.user_agent = user_agent[:_USER_AGENT_CHARACTERS]
         provenance = event.provenance
         provenance.dialect = self._dialect_name
         provenance.endpoint = self._endpoint.path
         provenance.request_id = arrival.request_id
-        if sanitized:
-            event.sanitized = True
+        return event
 
     def _find_credential(self, arrival: Arrival, members: Json, request: ClientRequest) -> bool:
         """Set the credential, take the body's out of `members`, and tell whether that one is secret."""
