@@ -6,11 +6,11 @@ rejections too, because credential, origin and quota are judged before shape, an
 
 import base64
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import msgspec
 from polylect.v1 import error_reason_pb2 as reasons
+from polylect.v1.event_pb2 import Event
 from polylect.v1.ingest_pb2 import ClientItem, ClientRequest
 from polylect.v1.quarantine_pb2 import Circumstances
 from uuid_utils import uuid7
@@ -58,9 +58,7 @@ class Decoder:
     def __init__(self, dialect: Dialect, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         # None: in the body.
-        self._lookups = tuple(
-            None if place.place is Place.BODY else _lookup(place) for place in dialect.credentials
-        )
+        self._lookups = tuple(credential_lookup(place) for place in dialect.credentials)
         self._body_credential = next((c for c in dialect.credentials if c.place is Place.BODY), None)
         self._fill_single = compile_events(endpoint.single) if endpoint.single else None
         self._fill_batched = compile_events(endpoint.batch.events) if endpoint.batch else None
@@ -137,15 +135,11 @@ class Decoder:
             # Not cut out of the text: there JSON can write a secret in many ways.
             body = body_json.write(members)
         item = request.items.add(raw=body)
+        self._tell_circumstances(item.event, arrival)
         self._fill_item(self._fill_single, members, item, arrival, sanitized=sanitized, request=request)
 
     def _decode_batch(
-        self,
-        batch: Batch,
-        body: bytes,
-        envelope: Envelope,
-        arrival: Arrival,
-        request: ClientRequest,
+        self, batch: Batch, body: bytes, envelope: Envelope, arrival: Arrival, request: ClientRequest
     ) -> bool:
         shared, sanitized, beside_bytes = _shared_members(envelope.beside)
         self._find_credential(arrival, shared, request)
@@ -160,6 +154,8 @@ class Decoder:
             _reject(request.items.add(raw=body), error, arrival, request)
             return False
         request.envelope = self._kept_envelope(envelope.beside)
+        # Half as dear as to set them for each.
+        circumstances = self._tell_circumstances(Event(), arrival).SerializeToString()
         for event in events:
             item = request.items.add(raw=event)
             try:
@@ -167,6 +163,7 @@ class Decoder:
             except ShapeError as error:
                 _reject(item, error, arrival, request)
                 continue
+            item.event.MergeFromString(circumstances)
             self._fill_item(
                 self._fill_batched, members, item, arrival, sanitized=sanitized or cleaned, request=request
             )
@@ -182,6 +179,7 @@ class Decoder:
         shared, sanitized, _ = _shared_members(beside)
         members, cleaned = _batched_members(batch, raw, shared, self._body_credential)
         item = request.items.add(raw=raw)
+        self._tell_circumstances(item.event, arrival)
         self._fill_item(
             self._fill_batched, members, item, arrival, sanitized=sanitized or cleaned, request=request
         )
@@ -212,24 +210,25 @@ class Decoder:
             item.fingerprint_visitor = self._makes_fingerprints
             return
         event = item.event
+        if arrival.cookie_id and not event.anonymous_id:
+            event.anonymous_id = arrival.cookie_id
+        if self._makes_message_ids and not event.message_id:
+            event.message_id = arrival.message_id or str(uuid7())
+        if sanitized:
+            event.sanitized = True
+
+    def _tell_circumstances(self, event: Event, arrival: Arrival) -> Event:
+        """Say what HTTP tells of a request's events; what one says itself of the same goes over it."""
         event.client_ip = arrival.client_ip
         if arrival.cookie_id:
             event.cookie_id = arrival.cookie_id
-            if not event.anonymous_id:
-                event.anonymous_id = arrival.cookie_id
-        user_agent = arrival.headers.get("user-agent")
-        if user_agent:
-            device = event.device
-            if not device.user_agent:
-                device.user_agent = user_agent[:_USER_AGENT_CHARACTERS]
-        if self._makes_message_ids and not event.message_id:
-            event.message_id = arrival.message_id or str(uuid7())
+        if user_agent := arrival.headers.get("user-agent"):
+            event.device.user_agent = user_agent[:_USER_AGENT_CHARACTERS]
         provenance = event.provenance
         provenance.dialect = self._dialect_name
         provenance.endpoint = self._endpoint.path
         provenance.request_id = arrival.request_id
-        if sanitized:
-            event.sanitized = True
+        return event
 
     def _find_credential(self, arrival: Arrival, members: Json, request: ClientRequest) -> bool:
         """Set the credential, take the body's out of `members`, and tell whether that one is secret."""
@@ -243,29 +242,30 @@ class Decoder:
         return bool(in_body is not None and place and place.secret)
 
 
-def _lookup(place: Credential) -> Callable[[Arrival], str]:
+def credential_lookup(place: Credential) -> Callable[[Arrival], str] | None:
+    """Give what finds the credential at that place of a request, "" when there is none; None: in the body."""
     name = place.name
     if place.place is Place.HEADER:
         return lambda arrival: arrival.headers.get(name, "")
-    return partial(credential_outside_body, place)
-
-
-def credential_outside_body(place: Credential, arrival: Arrival) -> str:
-    """Give what stands at that place of the request, "" when nothing does."""
-    if place.place is Place.HEADER:
-        return arrival.headers.get(place.name, "")
     if place.place is Place.QUERY:
-        return arrival.query.get(place.name, "")
+        return lambda arrival: arrival.query.get(name, "")
+    return {Place.BEARER: _bearer, Place.BASIC: _basic}.get(place.place)
+
+
+def _bearer(arrival: Arrival) -> str:
     scheme, _, value = arrival.headers.get("authorization", "").partition(" ")
-    if place.place is Place.BEARER and scheme.lower() == "bearer":
-        return value.strip()
-    if place.place is Place.BASIC and scheme.lower() == "basic":
-        try:
-            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[0]
-        except ValueError:
-            # Something was given, and it is no key.
-            return "?"
-    return ""
+    return value.strip() if scheme.lower() == "bearer" else ""
+
+
+def _basic(arrival: Arrival) -> str:
+    scheme, _, value = arrival.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(value.strip(), validate=True).decode().partition(":")[0]
+    except ValueError:
+        # Something was given, and it is no key.
+        return "?"
 
 
 def _may_fingerprint(events: Shape | Choice | None) -> bool:

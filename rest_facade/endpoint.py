@@ -13,7 +13,7 @@ from rest_facade.address import is_plain_localhost
 from rest_facade.body import BodyReader, ClientGone
 from rest_facade.caller import Caller
 from rest_facade.coalescer import Coalescer
-from rest_facade.cookies import CookieJar, Visitor
+from rest_facade.cookies import NO_OFFER, CookieJar, Visitor
 from rest_facade.core_refusal import CoreRefusal
 from rest_facade.decode import Arrival, Decoder
 from rest_facade.face import Face
@@ -100,14 +100,13 @@ class TakesEvents:
                 visitor.visitor_id if visitor else "",
             )
             as_batch = self._decoder.decode(body, arrival, request)
-            is_own = True
-            if caller.origin:
-                request.from_browser = True
-                if face.cors.asks_source and not (is_own := face.is_own(caller)):
-                    request.origin = caller.origin
+            is_own = not caller.origin or self._name_origin(caller, request)
+            serialized = self._decoder.serialize(request)
+            offer = NO_OFFER
             if jar and visitor:
-                jar.offer(visitor, request, received_us // 1000)
-            outcome = await self._coalescer.submit(self._decoder.serialize(request))
+                offer = jar.offer(visitor, request, serialized, received_us // 1000)
+                serialized += offer.serialized
+            outcome = await self._coalescer.submit(serialized)
         except ClientGone:
             return
         except ShapeError as error:
@@ -121,10 +120,19 @@ class TakesEvents:
         answer = face.renderer.outcome(self._endpoint, outcome, as_batch, received_us // 1000)
         cookies: list[str] = []
         if jar and visitor and _may_set_cookies(outcome):
-            cookies = jar.to_set(visitor, request, outcome, secure=self._is_secure(caller))
+            cookies = jar.to_set(visitor, offer, outcome, secure=self._is_secure(caller))
+            jar.take_back(offer, outcome)
         face.send(resp, answer, caller, is_own or outcome.origin_allowed, cookies)
         if refused := self.metrics.count_outcome(answer.status, outcome, as_batch=as_batch):
             self._log_refused(caller, answer.status, refused)
+
+    def _name_origin(self, caller: Caller, request: ClientRequest) -> bool:
+        """Say where a browser's request comes from; tell whether no source need allow that."""
+        request.from_browser = True
+        if not self.face.cors.asks_source or self.face.is_own(caller):
+            return True
+        request.origin = caller.origin
+        return False
 
     def _is_secure(self, caller: Caller) -> bool:
         return not (self._development and is_plain_localhost(caller.own_origin))

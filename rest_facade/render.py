@@ -73,7 +73,7 @@ class Renderer:
         errors = [
             self._error_entry(index, result.rejection)
             for index, result in enumerate(outcome.results)
-            if result.HasField("rejection")
+            if not result.event_id
         ]
         accepted = len(outcome.results) - len(errors)
         fill = {

@@ -40,6 +40,12 @@ _Slot = tuple[int, str, str, _Take]
 No NamedTuple: the interpreter unpacks those ten times slower.
 """
 
+_Copy = tuple[str, str, str, bool, bool]
+"""A member, the parent and leaf it goes to, whether whole, and whether another may have gone there before."""
+
+_Copies = tuple[tuple[str, ...], tuple[_Copy, ...]]
+"""Where an object is, and which of its members are copied."""
+
 
 def compile_events(events: Shape | Choice) -> FillEvent:
     """Compile a shape, or a choice of shapes."""
@@ -80,7 +86,7 @@ def _compile_shape(shape: Shape) -> FillEvent:
     slots = {row.wire: _compile_row(row, shape) for row in shape.fields}
     required = tuple(row.wire for row in shape.fields if row.required)
     fingerprinting = {row.wire for row in shape.fields if row.null is OnNull.FINGERPRINT}
-    copies = tuple((tuple(wire.split(".")), *_target(to)) for wire, to in shape.copies)
+    copies = _compile_copies(shape)
     kind, finish = shape.kind or EVENT_KIND_UNSPECIFIED, shape.finish
 
     def fill(members: Json, item: ClientItem, beside: Mapping[str, Any] = _NOTHING) -> None:
@@ -205,18 +211,39 @@ def _taker(row: Field, parent: str, leaf: str) -> _Take:
     return take
 
 
-def _copy(event: Event, aside: Json, copies: tuple[tuple[tuple[str, ...], str, str], ...]) -> None:
-    for path, parent, leaf in copies:
-        found: Any = aside
+def _compile_copies(shape: Shape) -> tuple[_Copies, ...]:
+    """Put together what is copied from one object: most often the object is not there."""
+    grouped: dict[str, list[_Copy]] = {}
+    filled = {row.to for row in shape.fields}
+    for wire, to in shape.copies:
+        path, _, name = wire.rpartition(".")
+        grouped.setdefault(path, []).append((name, *_target(to), to in _FREE_FORM, to in filled))
+        filled.add(to)
+    return tuple((tuple(path.split(".")), tuple(rows)) for path, rows in grouped.items())
+
+
+def _copy(event: Event, aside: Json, copies: tuple[_Copies, ...]) -> None:
+    message: Any = event
+    held = ""
+    for path, rows in copies:
+        holder: Any = aside
         for step in path:
-            found = found.get(step) if type(found) is dict else None
-        if leaf in _FREE_FORM:
-            if type(found) is dict:
-                aside.setdefault(leaf, found)
-        elif type(found) is str and 0 < len(found) <= URL_CHARACTERS:
-            message = getattr(event, parent) if parent else event
-            if not getattr(message, leaf):
-                setattr(message, leaf, found)
+            holder = holder.get(step) if type(holder) is dict else None
+        if type(holder) is not dict:
+            continue
+        for name, parent, leaf, is_free_form, may_be_filled in rows:
+            found = holder.get(name)
+            if not found:
+                continue
+            if is_free_form:
+                if type(found) is dict:
+                    aside.setdefault(leaf, found)
+            elif type(found) is str and len(found) <= URL_CHARACTERS:
+                if parent != held:
+                    message = getattr(event, parent) if parent else event
+                    held = parent
+                if not (may_be_filled and getattr(message, leaf)):
+                    setattr(message, leaf, found)
 
 
 def _keep_free_form(

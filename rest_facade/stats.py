@@ -15,7 +15,7 @@ from rest_facade import body_json, stats_answer
 from rest_facade.caller import Caller
 from rest_facade.core_link import CoreLink
 from rest_facade.core_refusal import CoreRefusal
-from rest_facade.decode import Arrival, credential_outside_body
+from rest_facade.decode import Arrival, credential_lookup
 from rest_facade.face import Face
 from rest_facade.lean_falcon import Request, Response
 from rest_facade.metrics import EndpointMetrics
@@ -72,6 +72,9 @@ class StatsResource:
         self.face = face
         self.metrics = metrics
         self._link = link
+        self._lookups = [
+            lookup for place in face.dialect.credentials if (lookup := credential_lookup(place)) is not None
+        ]
 
     async def on_options(self, req: Request, resp: Response) -> None:
         """Answer a preflight, or say which methods there are."""
@@ -113,8 +116,8 @@ class StatsResource:
 
     def _credential(self, caller: Caller, query: Mapping[str, str]) -> str:
         arrival = Arrival(caller.headers, query, caller.client_ip, caller.request_id, 0, "")
-        for place in self.face.dialect.credentials:
-            credential = credential_outside_body(place, arrival)
+        for lookup in self._lookups:
+            credential = lookup(arrival)
             # What gRPC metadata can't carry is no key.
             if credential and credential.isascii() and credential.isprintable():
                 return credential
