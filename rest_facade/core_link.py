@@ -27,8 +27,9 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     # Back soon after a restart of the core.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # For one attempt: a core that is busy greets late.
+    ("grpc.min_reconnect_backoff_ms", 2000),
     # A batch that may have been stored is the client's to repeat.
     ("grpc.enable_retries", 0),
     ("grpc.keepalive_time_ms", 30_000),

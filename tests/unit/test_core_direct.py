@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from polylect.v1.event_pb2 import Event
 
@@ -66,6 +66,8 @@ def test_any_text_is_taken_or_refused(content: bytes) -> None:
 
 @given(st.dictionaries(st.text(max_size=8), st.floats() | st.text(max_size=8) | st.none(), max_size=6))
 def test_a_struct_becomes_text(tree: dict[str, Any]) -> None:
+    # Which of two stays that become one key is nobody's to say: a Struct has no order.
+    assume(len(without_nul(tree)) == len(tree))
     struct = Struct()
     struct.update(tree)
     event = Event(traits=struct)
