@@ -339,14 +339,14 @@ def test_counts_begin_with_the_page_and_count_once_across_a_break(
     post(key)
     eventually(lambda: _number(page, "pulse", "stored") == counted + 300, "all of them are counted")
     stack.part("facade-worker").terminate()
-    expect(page.locator("#state")).to_have_text("Away, trying again", timeout=_SECONDS_MS)
+    expect(page.locator("#state")).to_have_text("Away, trying again", timeout=_PATIENCE_MS)
     expect(page.locator("#state")).to_have_text("Live", timeout=30_000)
     post(key)
     # What the stream repeats comes before it.
     eventually(lambda: _number(page, "pulse", "stored") >= counted + 600, "these as well")
     assert _number(page, "pulse", "stored") == counted + 600
     page.reload()
-    expect(page.locator("#state")).to_have_text("Live", timeout=_SECONDS_MS)
+    expect(page.locator("#state")).to_have_text("Live", timeout=_PATIENCE_MS)
     eventually(lambda: _number(page, "pulse", "stored") > 0, "its own page view is counted")
     # Those of the second it was opened in may be among them.
     assert _number(page, "pulse", "stored") < counted + 600
@@ -363,7 +363,7 @@ def test_one_page_too_many_is_told_so(chromium: Browser, stack: Stack) -> None:
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{stack.http_port}/demo")
         state = page.locator("#state")
-        expect(state).to_have_text("Too many pages follow already: close one", timeout=_SECONDS_MS)
+        expect(state).to_have_text("Too many pages follow already: close one", timeout=_PATIENCE_MS)
 
 
 def test_it_comes_back_when_the_facade_does(visit: Callable[..., Page], stack: Stack) -> None:
