@@ -52,7 +52,7 @@ proto-check: $(VENV)/.dev ## Lint the protos, look for breaking changes, compare
 
 # The browser scripts: built files are committed, so that nobody needs Node to run or to test.
 
-sdk/node_modules/.made: sdk/package-lock.json
+sdk/node_modules/.made: sdk/package.json sdk/package-lock.json
 	cd sdk && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 

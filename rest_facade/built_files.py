@@ -5,12 +5,13 @@ Each is read once, when a worker starts.
 
 import gzip
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 from rest_facade.lean_falcon import Request, Response
+from rest_facade.metrics import EndpointMetrics
 
 _BUILT = Path(__file__).parent / "browser"
 _TYPES = {
@@ -61,3 +62,37 @@ class BuiltFile:
             return 304
         resp.data = variant.content
         return 200
+
+
+class FileResource:
+    """A file at its address."""
+
+    allowed_methods = "GET, HEAD, OPTIONS"
+
+    def __init__(
+        self,
+        file: BuiltFile,
+        metrics: EndpointMetrics,
+        read_request_id: Callable[[Request], str],
+        admits: Callable[[Request, Response], bool] | None = None,
+    ) -> None:
+        """Give the file to all, or to those that `admits` is true of; it answers the others, 403."""
+        self.metrics = metrics
+        self._file = file
+        self._read_request_id = read_request_id
+        self._admits = admits
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """Answer the file, or that the client's copy is still good."""
+        resp.set_header("X-Request-Id", self._read_request_id(req))
+        admitted = self._admits is None or self._admits(req, resp)
+        self.metrics.count_answer(self._file.answer(req, resp) if admitted else 403)
+
+    on_head = on_get
+
+    async def on_options(self, req: Request, resp: Response) -> None:
+        """Say which methods there are."""
+        resp.status = 204
+        resp.set_header("Allow", self.allowed_methods)
+        resp.set_header("X-Request-Id", self._read_request_id(req))
+        self.metrics.count_answer(204)

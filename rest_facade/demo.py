@@ -12,7 +12,7 @@ from polylect.v1 import error_reason_pb2 as reasons
 
 from rest_facade import body_json
 from rest_facade.address import is_plain_localhost
-from rest_facade.built_files import BuiltFile
+from rest_facade.built_files import BuiltFile, FileResource
 from rest_facade.caller import sane_request_id
 from rest_facade.core_link import CoreLink
 from rest_facade.core_refusal import CoreRefusal
@@ -64,7 +64,6 @@ class _Doorkeeper:
 
     def admits(self, req: Request, resp: Response) -> bool:
         """Tell whether to answer; where not, it is answered."""
-        resp.set_header("X-Request-Id", _request_id(req))
         host = (req.get_header("Host") or "").lower()
         if self._is_local and not is_plain_localhost(f"http://{host}"):
             _refuse(resp, 403, "This page is for this machine only: open it by localhost or 127.0.0.1")
@@ -75,45 +74,31 @@ class _Doorkeeper:
         return False
 
 
-class _Asked:
-    """What both kinds of resource share."""
+class _Resource:
+    """What is no file, for those the doorkeeper admits."""
 
     allowed_methods: str
+
+    def __init__(self, doorkeeper: _Doorkeeper, metrics: EndpointMetrics) -> None:
+        self._doorkeeper = doorkeeper
+        self._metrics = metrics
 
     async def on_options(self, req: Request, resp: Response) -> None:
         """Say which methods there are."""
         resp.status = 204
         resp.set_header("Allow", self.allowed_methods)
         resp.set_header("X-Request-Id", _request_id(req))
+        self._metrics.count_answer(204)
 
 
-class _FileResource(_Asked):
-    allowed_methods = "GET, HEAD, OPTIONS"
-
-    def __init__(self, doorkeeper: _Doorkeeper, metrics: EndpointMetrics, file: BuiltFile) -> None:
-        self._doorkeeper = doorkeeper
-        self._metrics = metrics
-        self._file = file
-
-    async def on_get(self, req: Request, resp: Response) -> None:
-        """Answer the file, or that the browser's copy is still good."""
-        admitted = self._doorkeeper.admits(req, resp)
-        self._metrics.count_answer(self._file.answer(req, resp) if admitted else 403)
-
-    on_head = on_get
-
-
-class _FrontResource(_Asked):
+class _FrontResource(_Resource):
     """Nothing else stands at the address that `make run` prints."""
 
     allowed_methods = "GET, HEAD, OPTIONS"
 
-    def __init__(self, doorkeeper: _Doorkeeper, metrics: EndpointMetrics) -> None:
-        self._doorkeeper = doorkeeper
-        self._metrics = metrics
-
     async def on_get(self, req: Request, resp: Response) -> None:
         """Lead to the page."""
+        resp.set_header("X-Request-Id", _request_id(req))
         status = 403
         if self._doorkeeper.admits(req, resp):
             resp.set_header("Location", PATH)
@@ -123,7 +108,7 @@ class _FrontResource(_Asked):
     on_head = on_get
 
 
-class _EventsResource(_Asked):
+class _EventsResource(_Resource):
     """What happens in the demo sources, as server-sent events."""
 
     allowed_methods = "GET, OPTIONS"
@@ -136,8 +121,7 @@ class _EventsResource(_Asked):
         link: CoreLink,
         keys: Sequence[str],
     ) -> None:
-        self._doorkeeper = doorkeeper
-        self._metrics = metrics
+        super().__init__(doorkeeper, metrics)
         self._now_us = now_us
         self._link = link
         self._keys = keys
@@ -149,6 +133,7 @@ class _EventsResource(_Asked):
 
         Without one, or with what is none, it begins as for a new page.
         """
+        resp.set_header("X-Request-Id", _request_id(req))
         status = await self._answer(req, resp) if self._doorkeeper.admits(req, resp) else 403
         self._metrics.count_answer(status)
 
@@ -200,7 +185,7 @@ class DemoPage:
         self.routes["/"] = _FrontResource(doorkeeper, metrics.of("", "/"))
         for path, name in files.items():
             file = BuiltFile(f"demo/{name}", _CACHE_CONTROL, _HEADERS)
-            self.routes[path] = _FileResource(doorkeeper, metrics.of("", path), file)
+            self.routes[path] = FileResource(file, metrics.of("", path), _request_id, doorkeeper.admits)
 
     def end_streams(self) -> None:
         """End all streams: the facade stops."""

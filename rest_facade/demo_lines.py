@@ -63,7 +63,7 @@ def _stored_words(event: Event) -> dict[str, Any]:
     return {
         "id": event.event_id,
         "verdict": "stored",
-        "received_at": _text(event.received_at),
+        "received_at": _rfc3339(event.received_at),
         "kind": kind_word(event.kind),
         "name": event.name,
         "known": {name: value for name, value in known.items() if value},
@@ -82,7 +82,7 @@ def _refused_words(answer: TailEventsResponse) -> dict[str, Any]:
     return {
         "id": answer.quarantined.quarantine_id or answer.refusal.refusal_id,
         "verdict": "refused",
-        "received_at": _text(refused.received_at),
+        "received_at": _rfc3339(refused.received_at),
         "reason": reason_word(refused.rejection.reason),
         "message": refused.rejection.message,
         "known": {name: value for name, value in known.items() if value},
@@ -95,14 +95,20 @@ def _refused(answer: TailEventsResponse) -> QuarantinedEvent | Refusal:
 
 
 def _shown(raw: bytes) -> str:
-    if len(raw) > _MAX_TEXT_BYTES:
-        return raw[:_MAX_TEXT_BYTES].decode(errors="replace") + _CUT
+    formatted = _formatted(raw) if len(raw) <= _MAX_TEXT_BYTES else raw
+    # Indentation grows with depth: of few bytes it can make many.
+    text = formatted if len(formatted) <= _MAX_TEXT_BYTES else raw
+    cut = _CUT if len(text) > _MAX_TEXT_BYTES else ""
+    return text[:_MAX_TEXT_BYTES].decode(errors="replace") + cut
+
+
+def _formatted(raw: bytes) -> bytes:
     try:
-        return msgspec.json.format(raw, indent=2).decode()
+        return msgspec.json.format(raw, indent=2)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        # Of gRPC's callers it is no JSON.
-        return raw.decode(errors="replace")
+        # What came over gRPC is protobuf, not JSON.
+        return raw
 
 
-def _text(moment: Timestamp) -> str:
+def _rfc3339(moment: Timestamp) -> str:
     return moment.ToJsonString()

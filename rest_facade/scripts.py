@@ -1,8 +1,7 @@
 """GET /tracker.js, /datafly.js, /apex.js, /pulsora.js and their source maps: for any site to load."""
 
-from rest_facade.built_files import BuiltFile
+from rest_facade.built_files import BuiltFile, FileResource
 from rest_facade.face import Face
-from rest_facade.lean_falcon import Request, Response
 from rest_facade.metrics import EndpointMetrics, Metrics
 
 # A new release reaches every page within the hour.
@@ -14,29 +13,12 @@ _HEADERS = {
 }
 
 
-class ScriptResource:
-    """One file, the same for everybody."""
+class ScriptResource(FileResource):
+    """A file of a dialect: what else is asked of its address is refused in the dialect's words."""
 
-    allowed_methods = "GET, HEAD, OPTIONS"
-
-    def __init__(self, face: Face, metrics: EndpointMetrics, file: BuiltFile) -> None:
+    def __init__(self, face: Face, file: BuiltFile, metrics: EndpointMetrics) -> None:
+        super().__init__(file, metrics, lambda req: face.read_caller(req).request_id)
         self.face = face
-        self.metrics = metrics
-        self._file = file
-
-    async def on_get(self, req: Request, resp: Response) -> None:
-        """Answer the file, or that the client's copy is still good."""
-        self.metrics.count_answer(self._file.answer(req, resp))
-        resp.set_header("X-Request-Id", self.face.read_caller(req).request_id)
-
-    on_head = on_get
-
-    async def on_options(self, req: Request, resp: Response) -> None:
-        """Say which methods there are."""
-        resp.status = 204
-        resp.set_header("Allow", self.allowed_methods)
-        resp.set_header("X-Request-Id", self.face.read_caller(req).request_id)
-        self.metrics.count_answer(204)
 
 
 def script_routes(face: Face, metrics: Metrics) -> dict[str, ScriptResource]:
@@ -45,8 +27,8 @@ def script_routes(face: Face, metrics: Metrics) -> dict[str, ScriptResource]:
     return {
         f"/{name}": ScriptResource(
             face,
-            metrics.of(face.dialect.name, f"/{name}"),
             BuiltFile(name, _CACHE_CONTROL, _HEADERS),
+            metrics.of(face.dialect.name, f"/{name}"),
         )
         for name in names
     }

@@ -7,7 +7,7 @@ const NAMES: Record<string, string> = { pulsora: "Pulsora", pulse: "PULSE", apex
 /** What a line shows of what is known, in this order; the rest stands below it. */
 const GLANCE = ["page", "user", "device", "country", "came from", "campaign"];
 
-export interface Lines {
+interface Lines {
   add(line: Line): void;
   /** Hold lines back from now on, or show those held back. */
   hold(held: boolean): void;

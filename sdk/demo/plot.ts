@@ -18,7 +18,7 @@ const TICK_MS = 1_000;
 /** For who wants less motion: what is there moves on by ten seconds at a time. */
 const CALM_TICK_MS = 10_000;
 
-export interface Rates {
+interface Rates {
   /** Count events received at a time in ms; one out of sight counts as now. */
   count(dialect: string, atMs: number, number: number): void;
 }

@@ -4,26 +4,13 @@
  * The keys are the documents' own examples.
  */
 
-type Fields = Record<string, unknown>;
+import type { Apex } from "../src/apex";
+import type { Datafly } from "../src/datafly";
+import type { Fields } from "../src/page";
+import type { Pulsora } from "../src/pulsora";
+import type { Pulse } from "../src/tracker";
 
-/** What the four scripts put into the window. */
-interface Scripts {
-  pulsora: { pageview(): void; event(name: string, fields: Fields): void; identify(customer: string): void };
-  PULSE: {
-    init(settings: Fields): void;
-    trackPageView(fields?: Fields): void;
-    trackEvent(name: string, props: Fields): void;
-  };
-  apex: { track(name: string, fields?: Fields): void };
-  datafly: {
-    track(event: string, properties: Fields): void;
-    page(name: string): void;
-    identify(userId: string, traits: Fields): void;
-    group(groupId: string, traits: Fields): void;
-  };
-}
-
-const site = window as unknown as Scripts;
+const site = window as unknown as { apex: Apex; datafly: Datafly; pulsora: Pulsora; PULSE: Pulse };
 const SITE = "site_abc123";
 const PULSE_KEY = "YOUR_API_KEY";
 

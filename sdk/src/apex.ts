@@ -4,7 +4,12 @@ import { readForm } from "./form";
 import { createOutbox, type Manner } from "./outbox";
 import { attempt, type Fields, guarded, install, on, optedOut, originOf, uuid, watchPages } from "./page";
 
-install("apex", "data-project-key", (tag) => {
+/** What stands at window.apex. */
+export type Apex = {
+  track(name: string, data?: Fields): void;
+};
+
+install("apex", "data-project-key", (tag): Apex => {
   const { projectKey: key, honorOptOut } = tag?.dataset ?? {};
   const to = originOf(tag);
   const manner: Manner = {
@@ -47,9 +52,10 @@ install("apex", "data-project-key", (tag) => {
   const send = (type: string, data?: unknown): void => write(type, announce().url, { data });
 
   function noticeClick(event: MouseEvent): void {
-    // The left button, or the middle one, which opens a tab; links in shadow trees, too.
+    // The left button, or the middle one, which opens a tab; links in shadow trees and around them, too.
     if (event.button > 1) return;
-    const link = (event.composedPath()[0] as Element).closest?.<HTMLAnchorElement>("a[href],area[href]");
+    const path = event.composedPath() as HTMLAnchorElement[];
+    const link = path.find((node) => node.matches?.("a[href],area[href]"));
     // None of mailto:, javascript:, and of <a> in SVG, has a host.
     if (link?.host && link.host !== location.host) {
       send("click", { href: link.href, elementId: link.id || undefined, outbound: true });
@@ -60,5 +66,5 @@ install("apex", "data-project-key", (tag) => {
   on("auxclick", noticeClick);
   on("submit", ({ target }) => send("form_submit", readForm(target as HTMLFormElement)));
 
-  return { track: guarded((name: string, data?: Fields) => send(name, data)) };
+  return { track: guarded(send) };
 });

@@ -1,11 +1,20 @@
 /** window.datafly, after "HTTP Endpoints": page events by itself; track, page, identify, group on call. */
 
+import { bearer } from "./bearer";
 import { createOutbox, type Manner } from "./outbox";
 import { type Fields, guarded, install, optedOut, originOf, uuid, type Visit, watchPages } from "./page";
 
 declare const VERSION: string;
 
-install("datafly", "data-pipeline-key", (tag) => {
+/** What stands at window.datafly. */
+export type Datafly = {
+  track(event: string, properties?: Fields): void;
+  page(name?: string, properties?: Fields): void;
+  identify(userId: string, traits?: Fields): void;
+  group(groupId: string, traits?: Fields): void;
+};
+
+install("datafly", "data-pipeline-key", (tag): Datafly => {
   const { pipelineKey: key, honorOptOut } = tag?.dataset ?? {};
   const to = originOf(tag);
   const manner: Manner = {
@@ -15,7 +24,7 @@ install("datafly", "data-pipeline-key", (tag) => {
         ? { path: "/v1/batch", body: `{"batch":[${parcels.map(({ body }) => body).join()}]}` }
         : parcels[0]!,
     most: 50,
-    keyParameter: "wk",
+    credential: bearer("wk"),
     credentials: "include",
     idempotent: true,
   };

@@ -6,10 +6,9 @@
  * meanwhile shares the next request. Hides when and how often something is sent; knows nothing of what it sends.
  */
 
-import { guarded, on } from "./page";
+import type { Credential } from "./bearer";
+import { attempt, guarded, on, onReturn } from "./page";
 import { createShelf, type Parcel } from "./shelf";
-
-export type { Parcel } from "./shelf";
 
 // An enum, because its members stand in the built script as the numbers they are.
 const enum Limit {
@@ -36,8 +35,9 @@ export interface Manner {
   pack(parcels: Parcel[]): { path: string; body: string };
   /** Events in one request at most. */
   most: number;
-  /** Query parameter that takes the key where it can't be a Bearer token; without one it is in the body anyway. */
-  keyParameter?: string;
+  /** Gives what tells the key, where the body doesn't. */
+  credential?(key: string): Credential;
+  /** Fetch's own: whether cookies go along. */
   credentials?: RequestCredentials;
   /** The service knows a repeated event again, so that one is better sent twice than perhaps not at all. */
   idempotent?: boolean;
@@ -46,8 +46,12 @@ export interface Manner {
 /** Takes one event: where to, with which key, and what. The event is read at once and may change later. */
 export type Post = (to: string, key: string, path: string, event: object) => void;
 
+type Answer = Pick<Response, "status" | "headers">;
+/** To a beacon there is no other. */
+const TAKEN = { status: 0 } as Answer;
+
 /** Make an outbox. `lastCall` is called when the page is about to go, before what waits is sent. */
-export function createOutbox(manner: Manner, lastCall: () => unknown = () => {}): Post {
+export function createOutbox(manner: Manner, lastCall?: () => unknown): Post {
   const shelf = createShelf(manner.name);
   const waiting: Parcel[] = [];
   const underWay = new Set<Parcel>();
@@ -71,8 +75,10 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
 
   function keep(parcels: Parcel[], first?: boolean): void {
     wake();
-    waiting.splice(first ? 0 : waiting.length, 0, ...parcels);
-    let units = waiting.reduce((sum, { body }) => sum + body.length, 0);
+    if (first) waiting.unshift(...parcels);
+    else waiting.push(...parcels);
+    let units = 0;
+    for (const one of waiting) units += one.body.length;
     while (waiting.length > Limit.Waiting || (units > Limit.WaitingUnits && waiting.length > 1)) {
       units -= waiting.shift()!.body.length;
     }
@@ -84,26 +90,27 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
     clearTimeout(timer);
     if (underWay.size || !waiting.length) return;
     const pause = Math.max(pausedUntil - performance.now(), shelf.forbiddenUntil() - Date.now());
-    if (pause <= 0) deliver();
-    else timer = setTimeout(() => keep([]), Math.min(pause, Limit.LongestPauseMs));
+    if (pause > 0) timer = setTimeout(keep, Math.min(pause, Limit.LongestPauseMs), []);
+    else deliver();
   }
 
   /** Take what may share a request. Over what an error came goes alone: one event may be the cause. */
   function take(): Parcel[] {
     const { to, key, tries } = waiting[0]!;
+    const most = tries ? 1 : manner.most;
     let units = 0;
-    const number = waiting.findIndex(
-      (one, index) =>
-        (units += one.body.length) > Limit.BatchUnits ||
-        one.to !== to ||
-        one.key !== key ||
-        index >= (tries ? 1 : manner.most),
-    );
-    return waiting.splice(0, number < 0 ? waiting.length : number || 1);
+    let number = 0;
+    for (const one of waiting) {
+      units += one.body.length;
+      const full = number >= most || units > Limit.BatchUnits;
+      if (number && (full || one.tries || one.to !== to || one.key !== key)) break;
+      number++;
+    }
+    return waiting.splice(0, number);
   }
 
   /** Send the first that wait; nothing, where the browser would not let it outlive the page and it has to. */
-  function deliver(lasting?: boolean | undefined): boolean {
+  function deliver(lasting?: boolean): boolean {
     const parcels = take();
     const { path, body } = manner.pack(parcels);
     const bytes = new Blob([body]).size;
@@ -118,13 +125,13 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
     return true;
   }
 
-  async function settle(parcels: Parcel[], asked: Promise<Response | void>, bytes: number): Promise<void> {
+  async function settle(parcels: Parcel[], asked: Promise<Answer>, bytes: number): Promise<void> {
     const departure = departures;
     let again: boolean;
     try {
-      const response = await asked;
-      again = !!response && (response.status === 429 || response.status >= 500);
-      if (again && !obey(response!.headers.get("Retry-After"))) for (const one of parcels) one.tries++;
+      const answer = await asked;
+      again = answer.status === 429 || answer.status >= 500;
+      if (again && !obey(answer.headers.get("Retry-After")!)) for (const one of parcels) one.tries++;
     } catch {
       // No answer, or none that may be read. When the page goes, browsers fail what is under way and deliver it all
       // the same: again would be twice.
@@ -138,45 +145,39 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
       const pause = Math.min(Limit.FirstPauseMs * 2 ** failures++, Limit.LongestPauseMs);
       pausedUntil = performance.now() + pause * (0.5 + Math.random() / 2);
     } else failures = pausedUntil = 0;
-    keep(again ? ours.filter(({ tries }) => tries < Limit.Tries) : [], true);
+    keep(ours.filter((one) => again && one.tries < Limit.Tries), true);
   }
 
-  /** Send. Gives no response where none can be had; throws where it wasn't sent, or nobody knows. */
-  async function ask(url: string, key: string, body: string, keepalive: boolean): Promise<Response | void> {
-    const { keyParameter, credentials = "omit" } = manner;
-    const query = keyParameter ? `?${keyParameter}=${encodeURIComponent(key)}` : "";
+  /** Send. Throws where it wasn't sent, or nobody knows. */
+  async function ask(url: string, key: string, body: string, keepalive: boolean): Promise<Answer> {
+    // Without headers no browser has to ask first whether it may.
+    const { headers = {}, query = "" } = manner.credential?.(key) ?? {};
     const beacon = (): boolean => navigator.sendBeacon?.(url + query, body);
-    if (leaving && keepalive && !query && beacon()) return;
-    let answer: Promise<Response>;
-    try {
-      answer = fetch(url, {
+    if (leaving && keepalive && !query && beacon()) return TAKEN;
+    const answer = attempt(() =>
+      fetch(url, {
         method: "POST",
-        // Without these no browser has to ask first whether it may.
-        headers: query ? { "Content-Type": "application/json", Authorization: `Bearer ${key}` } : {},
+        headers,
         body,
-        credentials,
+        credentials: manner.credentials ?? "omit",
         keepalive,
-        signal: AbortSignal.timeout?.(Limit.TimeoutMs) ?? null,
-      });
-    } catch (error) {
-      // The page took it away.
-      if (!beacon()) throw error;
-      return;
-    }
-    return await answer;
+        signal: AbortSignal.timeout?.(Limit.TimeoutMs),
+      }),
+    );
+    // The page may have taken fetch away.
+    return answer ?? (beacon() ? TAKEN : Promise.reject());
   }
 
-  /** Do as the service says, in seconds or with a date. Gives what it said. */
-  function obey(retryAfter: string | null): string | null {
-    const ms = +retryAfter! * 1_000 || Date.parse(retryAfter!) - Date.now();
+  /** Do as the service says, in seconds or with a date. Gives whether it said when, and can have meant it. */
+  function obey(retryAfter: string): boolean {
+    const ms = +retryAfter * 1_000 || Date.parse(retryAfter) - Date.now();
     // All clients were told the same moment; they need not come in the same instant.
-    if (ms > 0) shelf.forbid(Date.now() + ms + Math.random() * Limit.FirstPauseMs);
-    return retryAfter;
+    return ms > 0 && shelf.forbid(Date.now() + ms + Math.random() * Limit.FirstPauseMs);
   }
 
   /** Send what waits, as much as browsers let outlive the page; the rest stays on the shelf, if it is safe there. */
   function sendAll(): void {
-    lastCall();
+    lastCall?.();
     wake();
     const safe = save();
     if (shelf.forbiddenUntil() > Date.now() || (safe && navigator.onLine === false)) return;
@@ -199,7 +200,7 @@ export function createOutbox(manner: Manner, lastCall: () => unknown = () => {})
       if (manner.idempotent) underWay.clear();
     }
   });
-  on("pageshow", ({ persisted }: PageTransitionEvent) => persisted && arrive());
+  onReturn(arrive);
   // The last a page on a phone may ever hear.
   on("visibilitychange", () => document.hidden && !leaving && sendAll());
   on("online", () => {

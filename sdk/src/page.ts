@@ -6,7 +6,6 @@
 
 export type Fields = Record<string, unknown>;
 
-/** The longest address the service takes; one cut short is better than none. */
 const MAX_URL = 8192;
 /** How long a router may take to set the title of the page it went to. */
 const TITLE_PATIENCE_MS = 50;
@@ -42,6 +41,11 @@ export function on<Heard extends Event>(type: string, act: (event: Heard) => unk
   addEventListener(type, guarded(act) as (event: Event) => void, true);
 }
 
+/** Do something when the page comes back from the cache of pages. */
+export function onReturn(act: () => unknown): void {
+  on("pageshow", ({ persisted }: PageTransitionEvent) => persisted && act());
+}
+
 /**
  * Put a script's methods at window[name], once, and do what an array that stood there before had collected:
  * `["track", "Signed Up", {…}]`. `create` gets the script's own tag, which has the attribute.
@@ -55,7 +59,7 @@ export function install(
     const globals = window as unknown as Fields;
     const earlier = globals[name] as { push?: unknown } | undefined;
     // A page that loads the script twice goes on with the first.
-    if (earlier && !Array.isArray(earlier) && earlier.push) return;
+    if (earlier?.push && !Array.isArray(earlier)) return;
     const tag = document.currentScript ?? document.querySelector(`script[${attribute}]`);
     const methods = create(tag as HTMLScriptElement | null);
     const run = guarded(([method, ...given]: [string, ...never[]]) => methods[method]?.(...given));
@@ -73,13 +77,13 @@ export function originOf(tag: HTMLScriptElement | null): string {
 /** Tell whether the visitor's browser says "don't track me" and the site, by a setting or attribute, honours it. */
 export function optedOut(honoured: unknown): boolean {
   const { doNotTrack, globalPrivacyControl } = navigator as Navigator & { globalPrivacyControl?: boolean };
-  return /^(true)?$/.test(`${honoured}`) && (globalPrivacyControl === true || doNotTrack === "1");
+  return /^(true)?$/.test(`${honoured}`) && (globalPrivacyControl || doNotTrack === "1");
 }
 
 /** Make a UUIDv4; crypto.randomUUID is missing on pages without TLS. */
 export function uuid(): string {
   return "10000000-1000-4000-8000-100000000000".replace(/[018]/g, (digit) =>
-    (+digit ^ (crypto.getRandomValues(new Uint8Array(1))[0]! & (15 >> (+digit / 4)))).toString(16),
+    (+digit ^ (crypto.getRandomValues(new Uint8Array(1))[0]! >> (4 + +digit / 4))).toString(16),
   );
 }
 
@@ -102,7 +106,7 @@ export interface Visit {
  * anything else is said of what happens there.
  */
 export function watchPages(tell: (visit: Visit) => void): () => Visit {
-  const visit: Visit = { url: location.href.slice(0, MAX_URL), referrer: document.referrer };
+  const visit: Visit = { url: cut(location.href), referrer: document.referrer };
   let unannounced = true;
   let timer = 0;
 
@@ -116,7 +120,7 @@ export function watchPages(tell: (visit: Visit) => void): () => Visit {
   }
 
   function notice(): void {
-    const url = location.href.slice(0, MAX_URL);
+    const url = cut(location.href);
     if (address(url) === address(visit.url)) return;
     announce();
     visit.referrer = visit.url;
@@ -134,8 +138,7 @@ export function watchPages(tell: (visit: Visit) => void): () => Visit {
     };
   }
   on("popstate", notice);
-  on("pageshow", ({ persisted }: PageTransitionEvent) => {
-    if (!persisted) return;
+  onReturn(() => {
     unannounced = true;
     announce();
   });
@@ -143,6 +146,9 @@ export function watchPages(tell: (visit: Visit) => void): () => Visit {
   else timer = setTimeout(guarded(announce), 0);
   return announce;
 }
+
+/** Give as much of an address as the service takes: one cut short is better than none. */
+export const cut = (url: string): string => url.slice(0, MAX_URL);
 
 /** What tells pages apart. */
 function address(href: string): string {

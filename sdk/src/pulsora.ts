@@ -1,7 +1,7 @@
 /** window.pulsora, after "REST API", as its core SDK has it: pageviews by itself; pageview, event, identify on call. */
 
 import { createOutbox, type Manner, type Post } from "./outbox";
-import { attempt, type Fields, guarded, install, optedOut, originOf, sessionOfTab, watchPages } from "./page";
+import { attempt, cut, type Fields, guarded, install, optedOut, originOf, sessionOfTab, watchPages } from "./page";
 
 interface Settings {
   apiToken: string;
@@ -17,6 +17,18 @@ interface Page {
   title?: string;
 }
 
+/** What stands at window.pulsora. */
+export type Pulsora = {
+  init(settings: Settings): void;
+  pageview(page?: Page): void;
+  event(name: string, data?: Fields): void;
+  identify(customerId: string): void;
+  reset(): void;
+  /** None before `init`, and of who opted out. */
+  getSessionId(): string | undefined;
+  getVisitorFingerprint(): Promise<null>;
+};
+
 const MANNER: Manner = {
   name: "pulsora",
   pack: (parcels) => {
@@ -27,7 +39,7 @@ const MANNER: Manner = {
 };
 const SESSION_ITEM = "pulsora_session_id";
 
-install("pulsora", "data-token", (tag) => {
+install("pulsora", "data-token", (tag): Pulsora => {
   let settings: Settings | undefined;
   let announce: ReturnType<typeof watchPages> | undefined;
   let post: Post | undefined;
@@ -44,8 +56,8 @@ install("pulsora", "data-token", (tag) => {
   function pageview({ url = location.href, referrer = document.referrer, title = document.title }: Page = {}): void {
     const { pathname, searchParams } = new URL(url, location.href);
     write("pageview", {
-      url,
-      path: pathname,
+      url: cut(url),
+      path: cut(pathname),
       referrer: referrer || undefined,
       referrer_source: sourceOf(referrer),
       title,
@@ -67,8 +79,8 @@ install("pulsora", "data-token", (tag) => {
     if (given.autoPageviews !== false) announce = watchPages(pageview);
   }
 
-  const { token, endpoint, honorOptOut } = tag?.dataset ?? {};
-  if (token) init({ apiToken: token, endpoint, honorOptOut });
+  const attributes = tag?.dataset;
+  if (attributes?.["token"]) init({ ...attributes, apiToken: attributes["token"] });
 
   return {
     init: guarded(init),
@@ -80,13 +92,13 @@ install("pulsora", "data-token", (tag) => {
       send("event", {
         event_name: name,
         event_data: fields,
-        url: location.href,
-        path: location.pathname,
+        url: cut(location.href),
+        path: cut(location.pathname),
       }),
     ),
     identify: guarded((customer: string) => send("identify", { customer_id: customer })),
-    reset: guarded(() => sessionOfTab(SESSION_ITEM, true)),
-    getSessionId: () => sessionOfTab(SESSION_ITEM),
+    reset: guarded(() => post && sessionOfTab(SESSION_ITEM, true)),
+    getSessionId: () => post && sessionOfTab(SESSION_ITEM),
     getVisitorFingerprint: async () => null,
   };
 });

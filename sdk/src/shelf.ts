@@ -40,11 +40,6 @@ export function createShelf(name: string) {
   let savedAt = 0;
   let until = 0;
 
-  function clear(): void {
-    savedAt = 0;
-    attempt(() => localStorage.removeItem(mine));
-  }
-
   /** Take everything nobody has, oldest first; whatever can't be read goes. */
   function orphans(): Parcel[] {
     const found: Parcel[] = [];
@@ -64,17 +59,15 @@ export function createShelf(name: string) {
   return {
     /** Keep these, instead of what was kept; or leave them to the next page. Gives whether they are safe there. */
     save(parcels: Parcel[], letGo?: boolean): boolean | undefined {
-      savedAt = Date.now();
+      const date = letGo ? 0 : Date.now();
       const safe = attempt(() => {
-        if (parcels.length) localStorage.setItem(mine, JSON.stringify([letGo ? 0 : savedAt, parcels]));
+        if (parcels.length) localStorage.setItem(mine, JSON.stringify([date, parcels]));
         return parcels.length > 0;
       });
       // Where storage is full, too: what stands there from before may be delivered by now.
-      if (!safe) clear();
-      else if (letGo) {
-        savedAt = 0;
-        mine = prefix + uuid();
-      }
+      if (!safe) attempt(() => localStorage.removeItem(mine));
+      savedAt = safe ? date : 0;
+      if (letGo) mine = prefix + uuid();
       return safe;
     },
 
@@ -84,28 +77,29 @@ export function createShelf(name: string) {
 
     /** Give what pages that are gone left behind, if there is any. */
     adopt(take: (parcels: Parcel[]) => void): void {
-      const look = (): Promise<unknown> | undefined => {
+      const look = async (): Promise<void> => {
         const found = attempt(orphans);
-        if (!found?.length) return undefined;
+        if (!found?.length) return;
         take(found);
-        return new Promise((resolve) => setTimeout(resolve, Span.SettleMs));
+        await new Promise((resolve) => setTimeout(resolve, Span.SettleMs));
       };
       // Missing on pages without TLS: there two tabs of the same instant may both find an orphan.
-      const asked = attempt(() => navigator.locks.request(prefix, look));
-      if (asked) asked.catch(() => {});
-      else void look();
+      const asked = attempt(() => navigator.locks.request(prefix, look)) ?? look();
+      asked.catch(() => {});
     },
 
-    /** Let no page of the site send before this moment, Unix milliseconds. */
-    forbid(moment: number): void {
+    /** Let no page of the site send before this moment, Unix milliseconds; false, where it can't be meant. */
+    forbid(moment: number): boolean {
+      if (moment > Date.now() + Span.LongestPauseMs) return false;
       until = moment;
       attempt(() => localStorage.setItem(untilItem, `${moment}`));
+      return true;
     },
 
     /** Give the moment before which nothing may be sent. One that can't be meant is none. */
     forbiddenUntil(): number {
       const moment = Math.max(until, attempt(() => +localStorage.getItem(untilItem)!) || 0);
-      return moment - Date.now() > Span.LongestPauseMs ? 0 : moment;
+      return moment > Date.now() + Span.LongestPauseMs ? 0 : moment;
     },
   };
 }

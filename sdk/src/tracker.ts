@@ -1,5 +1,6 @@
 /** window.PULSE, after "Send Your First Event", Method 2: init, trackPageView, trackEvent. */
 
+import { bearer } from "./bearer";
 import { createOutbox, type Manner, type Post } from "./outbox";
 import { attempt, type Fields, guarded, optedOut, sessionOfTab } from "./page";
 
@@ -12,7 +13,8 @@ interface Settings {
   honorOptOut?: boolean;
 }
 
-interface Pulse {
+/** What stands at window.PULSE. */
+export interface Pulse {
   init(settings: Settings): void;
   trackPageView(fields?: Fields): void;
   trackEvent(name: string, props?: Fields): void;
@@ -31,7 +33,7 @@ const MANNER: Manner = {
       ? { path: "/collect/batch", body: `{"events":[${parcels.map(({ body }) => body).join()}]}` }
       : parcels[0]!,
   most: 50,
-  keyParameter: "api_key",
+  credential: bearer("api_key"),
 };
 const SESSION_ITEM = "pulse_session_id";
 /** Events before init that are kept for it. */
@@ -62,9 +64,9 @@ function createPulse(): Pulse {
       referrer: document.referrer.slice(0, MAX_URL) || undefined,
     };
     const properties: Fields = {};
-    for (const [name, value] of Object.entries(given)) {
-      const field = names.get(name);
-      if (!field) properties[name] = value;
+    for (const [key, value] of Object.entries(given)) {
+      const field = names.get(key);
+      if (!field) properties[key] = value;
       else if (value != null && value !== "") event[field] = String(value).slice(0, MAX_URL);
     }
     // Apart from the fields, so that no prop can take one's place.

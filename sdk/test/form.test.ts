@@ -29,6 +29,11 @@ test("so many, and so long, at most", () => {
   expect(fields.every((name) => name.length === 100)).toBe(true);
 });
 
+test("a name that many fields share is one of them", () => {
+  const choices = '<input type="radio" name="a">'.repeat(60);
+  expect(readForm(form(`<form>${choices}<input name="b"></form>`))["fields"]).toEqual(["a", "b"]);
+});
+
 test("an empty form", () => {
   expect(readForm(form("<form></form>"))).toEqual({ elementId: undefined, fields: [] });
 });

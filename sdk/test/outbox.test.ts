@@ -1,5 +1,7 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { createOutbox, type Manner, type Parcel } from "../src/outbox";
+import { bearer } from "../src/bearer";
+import { createOutbox, type Manner } from "../src/outbox";
+import type { Parcel } from "../src/shelf";
 
 const API = "https://data.example.com";
 
@@ -40,6 +42,11 @@ const numbers = (): number[][] => asked.map(({ events }) => events);
 const pass = (ms = 0): Promise<unknown> => vi.advanceTimersByTimeAsync(ms);
 const leave = (): boolean => dispatchEvent(new Event("pagehide"));
 const comeBack = (): boolean => dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
+
+function hide(): void {
+  vi.spyOn(document, "hidden", "get").mockReturnValue(true);
+  document.dispatchEvent(new Event("visibilitychange", { bubbles: true }));
+}
 
 beforeEach(() => {
   number++;
@@ -113,8 +120,7 @@ test.each(["30", new Date(30_000).toUTCString()])("never before the service said
   await pass();
   // Another page of the site, and this one when it is hidden.
   openPage()(API, "k", "/x", { n: 2 });
-  vi.spyOn(document, "hidden", "get").mockReturnValue(true);
-  document.dispatchEvent(new Event("visibilitychange", { bubbles: true }));
+  hide();
   await pass(30_999);
   expect(numbers()).toEqual([[1]]);
   await pass(1);
@@ -143,6 +149,40 @@ test("an event that the service fails over is given up in the end, and alone", a
   post(API, "k", "/x", { n: 2 });
   await pass(1e6);
   expect(numbers()).toEqual([...Array(10).fill([1]), [2]]);
+});
+
+test.each(["soon", "0", "99999999999"])("a try is counted where nothing was obeyed: %s", async (retryAfter) => {
+  answers = Array(100).fill({ status: 503, retryAfter });
+  openPage()(API, "k", "/x", { n: 1 });
+  await pass(1e6);
+  expect(asked.length).toBe(10);
+  expect(kept()).toEqual([]);
+});
+
+test("none is counted where the service said when", async () => {
+  answers = Array(20).fill({ status: 503, retryAfter: "60" });
+  openPage()(API, "k", "/x", { n: 1 });
+  await pass(3e6);
+  expect(asked.length).toBe(21);
+});
+
+test("over what an error came shares no request with what was left by another page, either", async () => {
+  answers = [{ status: 500 }];
+  const post = openPage();
+  post(API, "k", "/x", { n: 1 });
+  await pass();
+  const left = [2, 3].map((n) => ({ to: API, key: "k", path: "/x", body: `{"n":${n}}`, at: Date.now(), tries: 0 }));
+  localStorage.setItem(`polylect.test${number}:left`, JSON.stringify([0, left]));
+  comeBack();
+  await pass(1_000);
+  expect(numbers()).toEqual([[1], [2, 3], [1]]);
+});
+
+test("a request without an answer is cut off", async () => {
+  const cut = vi.spyOn(AbortSignal, "timeout");
+  openPage()(API, "k", "/x", { n: 1 });
+  expect(cut.mock.calls).toEqual([[30_000]]);
+  expect(asked[0]!.init.signal).toBe(cut.mock.results[0]!.value);
 });
 
 test("a connection that is never there gives nothing up", async () => {
@@ -196,7 +236,7 @@ test("what a page leaves the next one sends, with its own address and key", asyn
   expect(Object.values(items()).map(([date]) => date)).toEqual([0]);
   expect(kept()).toEqual([1, 2]);
   asked = [];
-  openPage({ keyParameter: "k" });
+  openPage({ credential: bearer("k") });
   await pass();
   expect(asked.map(({ url, events, init }) => [url, events, (init.headers as Record<string, string>)["Authorization"]])).toEqual([
     [`${API}/x`, [1], "Bearer first"],
@@ -333,6 +373,44 @@ test("without a shelf the rest is sent all the same", async () => {
   expect(asked.map(({ init }) => init.keepalive)).toEqual([true, true, false, false, false]);
 });
 
+test("nor by beacon is more sent than may be under way", async () => {
+  const beacons: string[] = [];
+  const sendBeacon = (_: string, body: string): boolean => beacons.push(...JSON.parse(body).map((one: { n: number }) => one.n)) > 0;
+  vi.stubGlobal("navigator", Object.create(navigator, { sendBeacon: { value: sendBeacon } }));
+  vi.spyOn(Storage.prototype, "setItem").mockImplementation(() => {
+    throw new DOMException("full", "QuotaExceededError");
+  });
+  const post = openPage({ most: 1 });
+  answers = Array(9).fill("silent");
+  for (let n = 0; n < 4; n++) post(API, "k", "/x", { n, text: "x".repeat(25_000) });
+  leave();
+  expect(beacons).toEqual([1]);
+  expect(asked.map(({ events, init }) => [...events, init.keepalive])).toEqual([
+    [0, true],
+    [2, false],
+    [3, false],
+  ]);
+});
+
+test("a page that goes is asked for its last word once, hidden as it is then", () => {
+  const lastWord = vi.fn();
+  createOutbox(mannerOf(), lastWord);
+  leave();
+  hide();
+  expect(lastWord).toHaveBeenCalledOnce();
+});
+
+test("a page that slept sends nothing that another took over when it is hidden, either", async () => {
+  answers = ["broken"];
+  openPage()(API, "k", "/x", { n: 1 });
+  await pass();
+  vi.setSystemTime(Date.now() + 301_000);
+  localStorage.clear();
+  hide();
+  await pass();
+  expect(numbers()).toEqual([[1]]);
+});
+
 test("a page that slept while another took it all over has nothing left to send", async () => {
   answers = ["broken", "broken"];
   const post = openPage();
@@ -374,7 +452,7 @@ test("without fetch a beacon goes, with the key in the address where it is in no
   const beacons: string[] = [];
   vi.stubGlobal("navigator", Object.create(navigator, { sendBeacon: { value: (url: string) => beacons.push(url) > 0 } }));
   vi.stubGlobal("fetch", undefined);
-  openPage({ keyParameter: "wk" })(API, "a&b", "/x", { n: 1 });
+  openPage({ credential: bearer("wk") })(API, "a&b", "/x", { n: 1 });
   await pass(100_000);
   expect(beacons).toEqual([`${API}/x?wk=a%26b`]);
   expect(kept()).toEqual([]);

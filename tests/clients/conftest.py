@@ -83,19 +83,19 @@ def edge(stack: Stack) -> Iterator[Edge]:
 
 
 @pytest.fixture(scope="package")
-def browser(edge: Edge) -> Iterator[Browser]:
+def chromium(edge: Edge) -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags(edge))
-        yield browser
-        browser.close()
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=flags(edge))
+        yield running
+        running.close()
 
 
 @pytest.fixture
-def shop(browser: Browser, edge: Edge, bundles: Mapping[str, str]) -> Iterator[Shop]:
+def shop(chromium: Browser, edge: Edge, bundles: Mapping[str, str]) -> Iterator[Shop]:
     """A visitor nobody has seen before, and an edge without a past."""
     edge.forget()
-    visitor = browser.new_context(locale="en-US", timezone_id="America/New_York")
+    visitor = chromium.new_context(locale="en-US", timezone_id="America/New_York")
     yield Shop(visitor, edge, bundles)
     visitor.close()

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 from playwright.sync_api import BrowserContext, Page
 from system.chromium import PageLog
-from system.edge import Edge, Seen
-from system.waiting import eventually
+from system.edge import SHOP, Edge
 
-SHOP = "https://shop.example.com"
 _PATH = "/products/headphones?color=black"
 
 
@@ -39,18 +37,3 @@ class Shop:
         page.goto(SHOP + path)
         assert log.errors == []
         return page
-
-    def posts(self, number: int, within_seconds: float = 20.0) -> list[Seen]:
-        """Wait for so many POSTs; there must be no more."""
-        seen = self.edge.seen
-        eventually(lambda: len(seen) >= number, f"{number} POSTs", within_seconds=within_seconds)
-        assert len(seen) == number, [(one.path, one.body) for one in seen]
-        return list(seen)
-
-    def dfid(self) -> str:
-        """Wait for the visitor cookie; give its value."""
-
-        def look() -> str | None:
-            return next((c["value"] for c in self.visitor.cookies() if c["name"] == "_dfid"), None)
-
-        return eventually(look, "the cookie _dfid is set")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from system.edge import Seen, Trouble
+from system.edge import SHOP, Seen, Trouble
 from system.stack import Stack
 
-from .shop import SHOP, Shop
+from .shop import Shop
 from .snippets import SNIPPETS
 from .stored import rows_of
 
@@ -47,7 +47,7 @@ def test_core(shop: Shop, stack: Stack, way: Callable[[Seen], bool]) -> None:
         shop.visitor.add_init_script(_NO_BEACON)
     page = shop.open("pulsora.js", _PATH)
     page.evaluate(f"snippet.{_SUBMIT}")
-    posts = shop.posts(2)
+    posts = shop.edge.await_posts(2)
     assert [(post.path, way(post)) for post in posts] == [("/api/ingest", True)] * 2
     assert _stored(stack, posts) == [_VIEWED, _TRACKED]
     columns = "anonymous_id, occurred_at = received_at, provenance_dialect"
@@ -59,11 +59,11 @@ def test_core(shop: Shop, stack: Stack, way: Callable[[Seen], bool]) -> None:
 
 def test_every_navigation_is_a_page_view(shop: Shop, stack: Stack) -> None:
     page = shop.open("pulsora.js", _PATH)
-    shop.posts(1)
+    shop.edge.await_posts(1)
     page.evaluate("history.pushState({}, '', '/cart')")
-    shop.posts(2)
+    shop.edge.await_posts(2)
     page.go_back()
-    posts = shop.posts(3)
+    posts = shop.edge.await_posts(3)
     paths = [json.loads(post.body)["data"]["path"] for post in posts]
     assert paths == ["/products/headphones", "/cart", "/products/headphones"]
     assert sorted(_stored(stack, posts, "page_path")) == [(path,) for path in sorted(paths)]
@@ -74,7 +74,7 @@ def test_the_built_file_with_its_tag(shop: Shop, stack: Stack, npm_packages: Pat
     shop.edge.pages["shop.example.com/pulsora.js"] = (built, {"Content-Type": "text/javascript"})
     page = shop.open_html(SNIPPETS["pulsora.html"], _PATH)
     page.evaluate(_SUBMIT)
-    posts = shop.posts(2)
+    posts = shop.edge.await_posts(2)
     assert all(map(_by_beacon, posts))
     assert _stored(stack, posts) == [_VIEWED, _TRACKED]
 
@@ -84,9 +84,9 @@ def test_react(shop: Shop, stack: Stack, way: Callable[[Seen], bool]) -> None:
     if way is _by_fetch:
         shop.visitor.add_init_script(_NO_BEACON)
     page = shop.open("pulsora-react.jsx", _PATH)
-    shop.posts(1)
+    shop.edge.await_posts(1)
     page.get_by_role("button", name="Sign up").click()
-    posts = shop.posts(2)
+    posts = shop.edge.await_posts(2)
     assert all(map(way, posts))
     clicked = (*_TRACKED[:2], {"plan": "pro"}, *_TRACKED[3:])
     assert _stored(stack, posts) == [_VIEWED, clicked]
@@ -117,6 +117,6 @@ def test_what_was_put_off_is_sent_again(shop: Shop, stack: Stack) -> None:
     shop.visitor.add_init_script(_NO_BEACON)
     shop.edge.troubles.append(Trouble(503, {"Retry-After": "1"}))
     shop.open("pulsora.js", _PATH)
-    first, again = shop.posts(2)
+    first, again = shop.edge.await_posts(2)
     assert first.body == again.body
     assert _stored(stack, [again]) == [_VIEWED]

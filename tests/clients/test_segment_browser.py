@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page
-from system.edge import Seen, Trouble
+from system.chromium import await_cookie
+from system.edge import SHOP, Seen, Trouble
 from system.stack import Stack
 
-from .shop import SHOP, Shop
+from .shop import Shop
 from .stored import rows_of
 
 _STOCK = {"authorization": "Basic ZGtfbGl2ZV9hYmMxMjM6", "content-type": "text/plain"}
@@ -25,7 +26,8 @@ _PAGE = {
     "referrer": "",
 }
 # With the page event of the snippet one full batch.
-_TEN = 9
+_FILLS_A_BATCH = 9
+_ALONE_AND_IN_A_BATCH = [("segment.js", 0), ("segment-batching-often.js", _FILLS_A_BATCH)]
 
 _EVERY_CALL = """async () => {
     await snippet.analytics.track('Product Added', {product_id: 'SKU-1234', price: 79.99})
@@ -80,9 +82,9 @@ _CALLS_STORED = [
 @pytest.mark.parametrize(("snippet", "form"), [("segment.js", _STOCK), ("segment-bearer.js", _BEARER)])
 def test_every_call_is_an_event(shop: Shop, stack: Stack, snippet: str, form: Mapping[str, str]) -> None:
     page = shop.open(snippet)
-    cookie = shop.dfid()
+    cookie = await_cookie(shop.visitor, "_dfid")["value"]
     page.evaluate(_EVERY_CALL)
-    posts = shop.posts(5)
+    posts = shop.edge.await_posts(5)
     assert [post.path for post in posts] == ["/v1/p", "/v1/t", "/v1/i", "/v1/g", "/v1/p"]
     assert all(_has(post.headers, form) for post in posts)
     assert [f"_dfid={cookie}" in post.headers.get("cookie", "") for post in posts] == [False, *[True] * 4]
@@ -106,9 +108,9 @@ def test_every_call_is_an_event_of_a_batch(
     page = shop.open(snippet)
     page.evaluate(_EVERY_CALL)
     page.evaluate(_TRACKS, 5)
-    cookie = shop.dfid()
+    cookie = await_cookie(shop.visitor, "_dfid")["value"]
     page.evaluate(_TRACKS, 10)
-    posts = shop.posts(2)
+    posts = shop.edge.await_posts(2)
     assert [post.path for post in posts] == ["/v1/b", "/v1/b"]
     assert all(_has(post.headers, form) for post in posts)
     assert [f"_dfid={cookie}" in post.headers.get("cookie", "") for post in posts] == [False, True]
@@ -125,7 +127,7 @@ def test_a_batch_that_is_not_full_goes_with_the_page(shop: Shop, stack: Stack) -
     page.evaluate(_EVERY_CALL)
     visitor = _anonymous_id(page)
     page.goto(f"{SHOP}/elsewhere")
-    assert len(_events(shop.posts(1))) == 5
+    assert len(_events(shop.edge.await_posts(1))) == 5
     assert len(rows_of(stack, "kind", "anonymous_id", visitor, 5)) == 5
 
 
@@ -144,28 +146,32 @@ def test_a_source_that_gets_too_much_is_sent_the_rest_later(shop: Shop, stack: S
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize(("snippet", "tracks"), [("segment.js", 0), ("segment-batching-often.js", _TEN)])
+@pytest.mark.parametrize(
+    ("snippet", "tracks"), [("segment.js", 0), ("segment-batching-often.js", _FILLS_A_BATCH)]
+)
 def test_what_was_put_off_is_sent_again(
     shop: Shop, stack: Stack, snippet: str, tracks: int, status: int
 ) -> None:
     shop.edge.troubles.append(Trouble(status, {"Retry-After": "1"}))
     page = shop.open(snippet)
     page.evaluate(_TRACKS, tracks)
-    first, again = shop.posts(2)
+    first, again = shop.edge.await_posts(2)
     assert again.headers["x-retry-count"] == "1"
     sent, sent_again = _events([first]), _events([again])
     assert [event["messageId"] for event in sent_again] == [event["messageId"] for event in sent]
     assert len(_stored(stack, page, tracks + 1)) == len(sent)
 
 
-@pytest.mark.parametrize(("snippet", "tracks"), [("segment.js", 0), ("segment-batching-often.js", _TEN)])
+@pytest.mark.parametrize(
+    ("snippet", "tracks"), [("segment.js", 0), ("segment-batching-often.js", _FILLS_A_BATCH)]
+)
 def test_what_was_stored_but_not_answered_is_stored_once(
     shop: Shop, stack: Stack, snippet: str, tracks: int
 ) -> None:
     shop.edge.troubles.append(Trouble(forwarded=True))
     page = shop.open(snippet)
     page.evaluate(_TRACKS, tracks)
-    assert len(_events(shop.posts(2))) == 2 * (tracks + 1)
+    assert len(_events(shop.edge.await_posts(2))) == 2 * (tracks + 1)
     _stored(stack, page, tracks + 1)
 
 
@@ -183,10 +189,10 @@ def test_what_waits_when_the_page_goes_is_sent_by_the_next(shop: Shop, stack: St
     shop.edge.troubles.append(Trouble(429, {"Retry-After": "60"}))
     page = shop.open("segment.js")
     visitor = _anonymous_id(page)
-    (first,) = shop.posts(1)
+    (first,) = shop.edge.await_posts(1)
     assert _kept_for_the_next_page(page) == 1
     page.goto(_URL)
-    sent = _events(shop.posts(3))
+    sent = _events(shop.edge.await_posts(3))
     assert _events([first])[0]["messageId"] in {event["messageId"] for event in sent[1:]}
     rows_of(stack, "kind", "anonymous_id", visitor, 2)
 
@@ -196,7 +202,7 @@ def test_a_bad_key_ends_it_at_once(shop: Shop, stack: Stack) -> None:
     page = shop.open("segment.js", keys={_KEY: "dk_live_wrong"})
     visitor = _anonymous_id(page)
     assert _failure(page, ["track", "a"]) == "delivery_failure: Non-retryable error: 401"
-    shop.posts(2)
+    shop.edge.await_posts(2)
     # The page event is answered too, and its answer was looked at: another went there and back since.
     answered = "performance.getEntriesByType('resource').filter(each => each.name.includes('/v1/')).length"
     page.wait_for_function(f"() => {answered} >= 2")
@@ -207,10 +213,10 @@ def test_a_bad_key_ends_it_at_once(shop: Shop, stack: Stack) -> None:
 
 def test_a_bad_key_ends_a_batch_at_once(shop: Shop) -> None:
     page = shop.open("segment-batching.js", keys={_KEY: "dk_live_wrong"})
-    page.evaluate(_TRACKS, _TEN)
-    first = _events(shop.posts(1))
+    page.evaluate(_TRACKS, _FILLS_A_BATCH)
+    first = _events(shop.edge.await_posts(1))
     page.evaluate(_TRACKS, 10)
-    second = _events(shop.posts(2)[1:])
+    second = _events(shop.edge.await_posts(2)[1:])
     assert not {event["messageId"] for event in first} & {event["messageId"] for event in second}
 
 
@@ -220,6 +226,6 @@ def test_a_bad_key_ends_a_batch_at_once(shop: Shop) -> None:
 )
 def test_what_the_dialect_has_not_is_dropped_at_once(shop: Shop, call: list[Any], status: int) -> None:
     page = shop.open("segment.js")
-    shop.posts(1)
+    shop.edge.await_posts(1)
     assert _failure(page, call) == f"delivery_failure: Non-retryable error: {status}"
-    shop.posts(2)
+    shop.edge.await_posts(2)

@@ -16,7 +16,7 @@ from system.stack import Stack
 from .snippets import SNIPPETS
 from .stored import rows_of
 
-# Runs a program against the front, and gives what it printed.
+# Runs a program against the edge, and gives what it printed.
 Run = Callable[[str], Any]
 
 _END = """
@@ -26,21 +26,21 @@ print(json.dumps(failed))
 
 
 @pytest.fixture(scope="module")
-def front(stack: Stack) -> Iterator[Edge]:
+def edge(stack: Stack) -> Iterator[Edge]:
     """What stands before the facade; in the clear, as on a server's own network."""
-    front = Edge(stack.http_port, tls=False)
-    yield front
-    front.close()
+    edge = Edge(stack.http_port, tls=False)
+    yield edge
+    edge.close()
 
 
 @pytest.fixture
-def run(front: Edge, python_packages: Path) -> Run:
-    front.forget()
+def run(edge: Edge, python_packages: Path) -> Run:
+    edge.forget()
 
     def run(program: str) -> Any:
         done = subprocess.run(
             # Without site-packages: only what requirements/clients.txt names.
-            [sys.executable, "-S", "-c", program.replace("localhost:8080", f"localhost:{front.port}")],
+            [sys.executable, "-S", "-c", program.replace("localhost:8080", f"localhost:{edge.port}")],
             env={**os.environ, "PYTHONPATH": str(python_packages), "NO_PROXY": "localhost"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -76,11 +76,11 @@ def _message_ids(post: Seen) -> list[str]:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_the_documented_lines(run: Run, front: Edge, stack: Stack, zipped: bool) -> None:
+def test_the_documented_lines(run: Run, edge: Edge, stack: Stack, zipped: bool) -> None:
     snippet = SNIPPETS["orders.py"]
     assert "gzip=True" in snippet
     run(snippet if zipped else snippet.replace("gzip=True", "gzip=False"))
-    (post,) = front.seen
+    (post,) = edge.seen
     assert (post.path, post.headers.get("content-encoding")) == ("/v1/batch", "gzip" if zipped else None)
     columns = "kind, name, user_id, anonymous_id, properties, traits, context, provenance_library"
     common = ({"library": {"name": "analytics-python", "version": "2.4.0"}, "integrations": {}},)
@@ -96,7 +96,7 @@ def test_the_documented_lines(run: Run, front: Edge, stack: Stack, zipped: bool)
     assert occurred == (_body(post)["batch"][0]["timestamp"],)
 
 
-def test_every_call_and_every_visitor_apart(run: Run, front: Edge, stack: Stack) -> None:
+def test_every_call_and_every_visitor_apart(run: Run, edge: Edge, stack: Stack) -> None:
     calls = """
 analytics.identify("ann", {"plan": "premium"}, anonymous_id="phone")
 analytics.page(anonymous_id="tablet")
@@ -106,7 +106,7 @@ analytics.flush()
 analytics.track(anonymous_id="tablet", event="Looked", properties={"at": [1, 2.50]})
 """
     assert run(_client() + calls + _END) == []
-    first, second = front.seen
+    first, second = edge.seen
     assert "cookie" not in second.headers
     ids = [*_message_ids(first), *_message_ids(second)]
     columns = "kind, name, user_id, anonymous_id, group_id, properties, traits, event_id::text"
@@ -124,7 +124,7 @@ analytics.track(anonymous_id="tablet", event="Looked", properties={"at": [1, 2.5
     assert [row[-1] in found for row in rows] == [True, False, True, True, False]
 
 
-def test_a_repeated_message_id_is_stored_once(run: Run, front: Edge, stack: Stack) -> None:
+def test_a_repeated_message_id_is_stored_once(run: Run, edge: Edge, stack: Stack) -> None:
     calls = """
 for name in ("first", "again"):
     analytics.track("ann", name, message_id="python-repeated")
@@ -132,7 +132,7 @@ analytics.flush()
 analytics.track("ann", "later", message_id="python-repeated")
 """
     assert run(_client() + calls + _END) == []
-    assert [_message_ids(post) for post in front.seen] == [["python-repeated"] * 2, ["python-repeated"]]
+    assert [_message_ids(post) for post in edge.seen] == [["python-repeated"] * 2, ["python-repeated"]]
     assert rows_of(stack, "name", "message_id", "python-repeated", 1) == [("first",)]
 
 
@@ -142,25 +142,25 @@ analytics.track("ann", "later", message_id="python-repeated")
     ids=["429", "503", "no answer"],
 )
 def test_what_was_put_off_is_sent_again_and_stored_once(
-    run: Run, front: Edge, stack: Stack, trouble: Trouble
+    run: Run, edge: Edge, stack: Stack, trouble: Trouble
 ) -> None:
-    front.troubles.append(trouble)
+    edge.troubles.append(trouble)
     assert run(_client() + "analytics.track('ann', 'a')\nanalytics.flush()" + _END) == []
-    first, again = front.seen
+    first, again = edge.seen
     assert _message_ids(first) == _message_ids(again)
     if trouble.status:
         assert again.at - first.at >= 1
     assert rows_of(stack, "name", "message_id", *_message_ids(first), 1) == [("a",)]
 
 
-def test_a_bad_key_ends_it_at_once(run: Run, front: Edge) -> None:
+def test_a_bad_key_ends_it_at_once(run: Run, edge: Edge) -> None:
     failed = run(_client(key="dk_live_wrong") + "analytics.track('ann', 'a')" + _END)
     said = "[Segment] INVALID_PIPELINE_KEY: Invalid or missing pipeline key (401)"
     assert failed == [[said, 1]]
-    assert len(front.seen) == 1
+    assert len(edge.seen) == 1
 
 
-def test_what_the_dialect_has_not_spoils_nothing_beside_it(run: Run, front: Edge, stack: Stack) -> None:
+def test_what_the_dialect_has_not_spoils_nothing_beside_it(run: Run, edge: Edge, stack: Stack) -> None:
     calls = """
 analytics.screen("ann", name="Home")
 analytics.alias("phone", "ann")
@@ -168,7 +168,7 @@ analytics.group("ann", 555)
 analytics.track("ann", "good")
 """
     assert run(_client() + calls + _END) == []
-    (post,) = front.seen
+    (post,) = edge.seen
     screen, alias, group, good = _message_ids(post)
     assert rows_of(stack, "name", "message_id", good, 1) == [("good",)]
     query = "select reason from quarantine where position(convert_to(%s, 'UTF8') in raw) > 0"

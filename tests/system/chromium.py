@@ -1,10 +1,12 @@
 """Which Chromium the tests drive, and how it finds the pages and the facade behind an edge."""
 
 import shutil
+from typing import Any
 
-from playwright.sync_api import Page
+from playwright.sync_api import BrowserContext, Page
 
 from .edge import Edge
+from .waiting import eventually
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -29,11 +31,22 @@ def flags(edge: Edge) -> list[str]:
     ]
 
 
+def await_cookie(visitor: BrowserContext, name: str) -> dict[str, Any]:
+    """Wait for a visitor's cookie; give it."""
+
+    def look() -> dict[str, Any] | None:
+        return next((dict(each) for each in visitor.cookies() if each["name"] == name), None)
+
+    return eventually(look, f"the cookie {name} is set")
+
+
 class PageLog:
-    """What a page complains about: errors of scripts, and what the console says."""
+    """What a page complains about, errors of scripts and what the console says, and what it asks for."""
 
     def __init__(self, page: Page) -> None:
         self.errors: list[str] = []
         self.console: list[str] = []
+        self.asked: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda message: self.console.append(message.text))
+        page.on("request", lambda request: self.asked.append(request.url))

@@ -1,4 +1,4 @@
-"""What stands between a client and the facade: a front that serves pages, and can have a bad moment.
+"""What stands between a client and the facade: it serves pages, and can have a bad moment.
 
 With TLS, as browsers want it, it answers for *.example.com. Some hosts are sites with pages; the others are
 the facade, reached through it.
@@ -19,6 +19,10 @@ import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
 
+from .waiting import eventually
+
+# A site of the edge's, for the pages that tests make.
+SHOP = "https://shop.example.com"
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
@@ -46,7 +50,7 @@ class Trouble:
 
 
 class Edge:
-    """A running front. `pages` maps 'host/path' to HTML, or to HTML and headers."""
+    """A running edge. `pages` maps 'host/path' to HTML, or to HTML and headers."""
 
     def __init__(self, facade_port: int, *, tls: bool = True) -> None:
         self.pages: dict[str, str | tuple[str, Mapping[str, str]]] = {}
@@ -69,6 +73,12 @@ class Edge:
     def paths(self) -> list[str]:
         """Where the POSTs went, in order."""
         return [one.path for one in self.seen]
+
+    def await_posts(self, number: int, within_seconds: float = 20.0) -> list[Seen]:
+        """Wait for so many POSTs; there must be no more."""
+        eventually(lambda: len(self.seen) >= number, f"{number} POSTs", within_seconds=within_seconds)
+        assert len(self.seen) == number, [(one.path, one.body) for one in self.seen]
+        return list(self.seen)
 
     def forget(self) -> None:
         """Be as one nobody has used: no pages, no troubles, nothing seen."""

@@ -44,9 +44,27 @@ def test_of_a_large_event_the_beginning_is_shown() -> None:
     assert text.endswith("this page shows the first 32 KiB)")
 
 
+def batch_of(depth: int, number: int) -> bytes:
+    """A batch with so many properties of this depth."""
+    nested = b"[" * depth + b"]" * depth
+    event = b'{"event_type":"x","session_id":"s","properties":{"a":[%s]}}' % b",".join([nested] * number)
+    return b'{"events":[%s,{"event_type":"ok","session_id":"s"}]}' % event
+
+
+# Indented it would be a thousand times as long.
+DEEP = batch_of(900, 17)
+
+
 @pytest.mark.parametrize(
     ("raw", "text"),
-    [(b'{"a":1}', '{\n  "a": 1\n}'), (b"", ""), (b"\x0a\x01x\xff", "\n\x01x�"), (b"[" * 5_000, "[" * 5_000)],
+    [
+        (b'{"a":1}', '{\n  "a": 1\n}'),
+        (b"", ""),
+        (b"\x0a\x01x\xff", "\n\x01x�"),
+        (b"[" * 5_000, "[" * 5_000),
+        (DEEP, DEEP.decode()),
+    ],
+    ids=["JSON", "nothing", "protobuf", "unfinished", "deep"],
 )
 def test_what_was_refused_is_shown_as_it_was_sent(raw: bytes, text: str) -> None:
     refused = QuarantinedEvent(quarantine_id="q", raw=raw, dialect="pulse")

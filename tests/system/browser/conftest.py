@@ -1,4 +1,4 @@
-"""One Chromium for all, behind one front; a browser nobody has used before for each test."""
+"""One Chromium for all, behind one edge; a browser nobody has used before for each test."""
 
 from collections.abc import Iterator
 
@@ -19,24 +19,24 @@ def playwright() -> Iterator[Playwright]:
 
 
 @pytest.fixture(scope="package")
-def front(stack: Stack) -> Iterator[Edge]:
-    front = Edge(stack.http_port)
-    yield front
-    front.close()
+def shared_edge(stack: Stack) -> Iterator[Edge]:
+    edge = Edge(stack.http_port)
+    yield edge
+    edge.close()
 
 
 @pytest.fixture
-def edge(front: Edge) -> Edge:
-    """The front, without a past."""
-    front.forget()
-    return front
+def edge(shared_edge: Edge) -> Edge:
+    """The edge, without a past."""
+    shared_edge.forget()
+    return shared_edge
 
 
 @pytest.fixture(scope="package")
-def chromium(playwright: Playwright, front: Edge) -> Iterator[Browser]:
+def chromium(playwright: Playwright, shared_edge: Edge) -> Iterator[Browser]:
     running = playwright.chromium.launch(
         executable_path=CHROMIUM,
-        args=flags(front),
+        args=flags(shared_edge),
         # What the scripts do about it is a subject here.
         ignore_default_args=["--disable-back-forward-cache"],
     )
@@ -45,8 +45,8 @@ def chromium(playwright: Playwright, front: Edge) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def browser(chromium: Browser, edge: Edge) -> Iterator[BrowserContext]:
-    """A browser nobody has used before, and a front without a past."""
+def visitor(chromium: Browser, edge: Edge) -> Iterator[BrowserContext]:
+    """A browser nobody has used before, and an edge without a past."""
     context = chromium.new_context(locale="en-US", timezone_id="America/New_York")
     yield context
     context.close()

@@ -1,14 +1,15 @@
 """A shop with the scripts on its pages, and what comes of them."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from playwright.sync_api import BrowserContext, Page
 
-from ..edge import Edge, Seen
+from ..chromium import PageLog
+from ..edge import SHOP, Edge, Seen
 from ..waiting import eventually
 
-SHOP = "https://shop.example.com"
 API = "https://data.example.com"
 
 # As seed 003 prints it, but for the dots that stand for the rest of the key.
@@ -46,18 +47,36 @@ def track(script: str, *names: str) -> str:
     return "; ".join(TRACK[script].replace("NAME", json.dumps(name)) for name in names)
 
 
-def open_page(browser: BrowserContext, edge: Edge, html: str, path: str = "/") -> Page:
+def open_page(visitor: BrowserContext, edge: Edge, html: str, path: str = "/") -> Page:
+    """Open a page of the shop with this on it. Its scripts have run, and nothing was thrown."""
+    return open_watched(visitor, edge, html, path)[0]
+
+
+def open_watched(
+    visitor: BrowserContext,
+    edge: Edge,
+    html: str | tuple[str, Mapping[str, str]],
+    path: str = "/",
+    *,
+    init: str = "",
+) -> tuple[Page, PageLog]:
+    """Open a page as open_page does; give what it complains about, too.
+
+    `html` may have headers; `init` runs before all scripts.
+    """
     edge.pages["shop.example.com" + path] = html
-    page = browser.new_page()
+    page = visitor.new_page()
+    log = PageLog(page)
+    if init:
+        page.add_init_script(init)
     page.goto(SHOP + path)
-    return page
+    assert log.errors == []
+    return page, log
 
 
-def posts(edge: Edge, number: int, within_seconds: float = 10.0) -> list[Any]:
+def posts(edge: Edge, number: int) -> list[Any]:
     """Wait for so many POSTs; give their bodies."""
-    eventually(lambda: len(edge.seen) >= number, f"{number} POSTs", within_seconds=within_seconds)
-    assert len(edge.seen) == number, [(one.path, one.body) for one in edge.seen]
-    return [json.loads(one.body) for one in edge.seen]
+    return [json.loads(one.body) for one in edge.await_posts(number)]
 
 
 def events_in(one: Seen) -> list[dict[str, Any]]:
@@ -119,12 +138,3 @@ def await_empty_shelf(page: Page) -> None:
         "everything is delivered",
         context=lambda: repr(shelf(page)),
     )
-
-
-def dfid(browser: BrowserContext) -> dict[str, Any]:
-    """The visitor's cookie, once it is set."""
-
-    def look() -> dict[str, Any] | None:
-        return next((dict(cookie) for cookie in browser.cookies() if cookie["name"] == "_dfid"), None)
-
-    return eventually(look, "the cookie _dfid is set")

@@ -4,9 +4,9 @@ import re
 
 from playwright.sync_api import BrowserContext
 
-from ..edge import Edge
+from ..edge import SHOP, Edge
 from ..stack import Stack
-from .site import APEX_HTML, SHOP, await_events, await_name, names, open_page, posts
+from .site import APEX_HTML, await_events, await_name, names, open_page, posts
 
 _FORM = """<form id="signup" onsubmit="return false">
 <input name="plan" value="business"><input name="id" value="9"><input name="elements" value="8">
@@ -18,25 +18,25 @@ _FORM = """<form id="signup" onsubmit="return false">
 </form><input form="signup" name="outside" value="elsewhere"><input name="other" value="of another">"""
 
 
-def test_what_an_apex_event_says(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
-    page = open_page(browser, edge, APEX_HTML, "/pricing?plan=pro")
+def test_what_an_apex_event_says(visitor: BrowserContext, edge: Edge, stack: Stack) -> None:
+    page = open_page(visitor, edge, APEX_HTML, "/pricing?plan=pro")
     page.evaluate("apex.track('plan_chosen', {plan: 'pro', seats: 3})")
     first, second = posts(edge, 2)
-    visitor = first["visitorId"]
-    assert re.fullmatch(r"v_[\w-]{36}", visitor)
+    visitor_id = first["visitorId"]
+    assert re.fullmatch(r"v_[\w-]{36}", visitor_id)
     assert {**first, "timestamp": ""} == {
         "projectKey": "pk_live_xyz",
         "type": "pageview",
-        "visitorId": visitor,
+        "visitorId": visitor_id,
         "url": f"{SHOP}/pricing?plan=pro",
         "timestamp": "",
     }
     assert (second["type"], second["data"]) == ("plan_chosen", {"plan": "pro", "seats": 3})
-    stack.await_rows("select 1 from events where anonymous_id = %s and name = 'plan_chosen'", visitor)
+    stack.await_rows("select 1 from events where anonymous_id = %s and name = 'plan_chosen'", visitor_id)
     rows = stack.sql(
         "select kind, name, page_url, properties, provenance_dialect from events where anonymous_id = %s"
         " order by event_id",
-        visitor,
+        visitor_id,
     )
     url = f"{SHOP}/pricing?plan=pro"
     assert rows == [
@@ -45,27 +45,27 @@ def test_what_an_apex_event_says(browser: BrowserContext, edge: Edge, stack: Sta
     ]
 
 
-def test_several_at_once_share_a_request(browser: BrowserContext, edge: Edge) -> None:
-    page = open_page(browser, edge, APEX_HTML)
+def test_several_at_once_share_a_request(visitor: BrowserContext, edge: Edge) -> None:
+    page = open_page(visitor, edge, APEX_HTML)
     page.evaluate("for (let i = 0; i < 120; i++) apex.track('many', {i})")
     events = await_events(edge, 121)
     assert [event["data"]["i"] for event in events[1:]] == list(range(120))
     assert len(edge.seen) <= 5
 
 
-def test_a_visitor_is_known_for_a_year(browser: BrowserContext, edge: Edge) -> None:
-    page = open_page(browser, edge, APEX_HTML)
+def test_a_visitor_is_known_for_a_year(visitor: BrowserContext, edge: Edge) -> None:
+    page = open_page(visitor, edge, APEX_HTML)
     first = await_events(edge, 1)[0]["visitorId"]
     page.reload()
-    browser.new_page().goto(f"{SHOP}/")
+    visitor.new_page().goto(f"{SHOP}/")
     assert {event["visitorId"] for event in await_events(edge, 3)} == {first}
-    (cookie,) = browser.cookies()
+    (cookie,) = visitor.cookies()
     assert (cookie["name"], cookie["value"], cookie["domain"]) == ("_apex_vid", first, "shop.example.com")
     assert 364 < (cookie["expires"] - page.evaluate("Date.now() / 1000")) / 86_400 < 366
 
 
-def test_a_form_is_told_by_the_names_of_its_fields(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
-    page = open_page(browser, edge, APEX_HTML + _FORM)
+def test_a_form_is_told_by_the_names_of_its_fields(visitor: BrowserContext, edge: Edge, stack: Stack) -> None:
+    page = open_page(visitor, edge, APEX_HTML + _FORM)
     page.click("button")
     event = await_name(edge, "form_submit")
     fields = ["plan", "id", "elements", "secret", "cc", "csrf", "seats", "note", "size", "outside"]
@@ -79,13 +79,13 @@ def test_a_form_is_told_by_the_names_of_its_fields(browser: BrowserContext, edge
     assert stored == [({"elementId": "signup", "fields": fields},)]
 
 
-def test_a_click_that_leads_away_is_told(browser: BrowserContext, edge: Edge) -> None:
+def test_a_click_that_leads_away_is_told(visitor: BrowserContext, edge: Edge) -> None:
     away = "https://elsewhere.example.com/there?a=1"
     edge.pages["elsewhere.example.com/there?a=1"] = "<title>There</title>"
     html = f"""{APEX_HTML}<a id="out" href="{away}"><b>Out</b></a> <a href="/cart">Cart</a>
     <a href="mailto:a@example.com">Mail</a> <a href="#here">Here</a> <a>Nowhere</a> <p>Text</p>
     <script>for (const link of document.links) if (link.id != "out") link.onclick = () => false</script>"""
-    page = open_page(browser, edge, html)
+    page = open_page(visitor, edge, html)
     for text in ("Cart", "Mail", "Here", "Nowhere", "Text"):
         page.get_by_text(text, exact=True).click()
     page.get_by_text("Out", exact=True).click(modifiers=["ControlOrMeta"])
@@ -101,8 +101,23 @@ def test_a_click_that_leads_away_is_told(browser: BrowserContext, edge: Edge) ->
     ]
 
 
-def test_a_new_route_is_a_pageview_of_its_own(browser: BrowserContext, edge: Edge) -> None:
-    page = open_page(browser, edge, APEX_HTML)
+def test_a_click_around_and_inside_of_custom_elements_is_told(visitor: BrowserContext, edge: Edge) -> None:
+    away = "https://elsewhere.example.com/there"
+    html = f"""{APEX_HTML}<a id="around" href="{away}"><x-label></x-label></a> <x-link></x-link><script>
+    const fill = (name, html) => {{
+        document.querySelector(name).attachShadow({{mode: "open"}}).innerHTML = html
+    }}
+    fill("x-label", "<span>Label</span>")
+    fill("x-link", '<a id="inside" href="{away}"><b>Link</b></a>')
+    addEventListener("click", (event) => event.preventDefault())</script>"""
+    page = open_page(visitor, edge, html)
+    page.get_by_text("Label").click()
+    page.get_by_text("Link", exact=True).click()
+    assert [event["data"]["elementId"] for event in await_events(edge, 3)[1:]] == ["around", "inside"]
+
+
+def test_a_new_route_is_a_pageview_of_its_own(visitor: BrowserContext, edge: Edge) -> None:
+    page = open_page(visitor, edge, APEX_HTML)
     page.evaluate("history.pushState({}, '', '/a'); history.replaceState({}, '', '/a'); apex.track('on_a')")
     events = await_events(edge, 3)
     assert [(event["type"], event["url"], event.get("referrer")) for event in events] == [
@@ -112,9 +127,9 @@ def test_a_new_route_is_a_pageview_of_its_own(browser: BrowserContext, edge: Edg
     ]
 
 
-def test_apex_commands_before_the_script(browser: BrowserContext, edge: Edge) -> None:
+def test_apex_commands_before_the_script(visitor: BrowserContext, edge: Edge) -> None:
     page = open_page(
-        browser, edge, f"<script>apex = [['track', 'early', {{a: 1}}], ['x'], 7]</script>{APEX_HTML}"
+        visitor, edge, f"<script>apex = [['track', 'early', {{a: 1}}], ['x'], 7]</script>{APEX_HTML}"
     )
     page.evaluate("apex.push(['track', 'later'])")
     await_events(edge, 3)

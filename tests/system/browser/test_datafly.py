@@ -4,27 +4,28 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext
 
-from ..edge import Edge
+from ..chromium import await_cookie
+from ..edge import SHOP, Edge
 from ..stack import Stack
 from ..waiting import eventually
-from .site import DATAFLY_HTML, DATAFLY_TAG, SHOP, await_events, dfid, open_page, posts
+from .site import DATAFLY_HTML, DATAFLY_TAG, await_events, open_page, posts
 
 _OF_VISITOR = """select kind, name, user_id, group_id, page_url, page_title, page_referrer, properties, traits
 from events where anonymous_id = %s and provenance_dialect = 'datafly' order by event_id"""
 
 
-def _events_of(stack: Stack, visitor: str, number: int) -> list[tuple[Any, ...]]:
+def _events_of(stack: Stack, visitor_id: str, number: int) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = eventually(
-        lambda: found if len(found := stack.sql(_OF_VISITOR, visitor)) >= number else None,
-        f"{number} events of {visitor}",
+        lambda: found if len(found := stack.sql(_OF_VISITOR, visitor_id)) >= number else None,
+        f"{number} events of {visitor_id}",
     )
     assert len(rows) == number
     return rows
 
 
-def test_the_tag_of_the_datafly_document(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
-    page = open_page(browser, edge, DATAFLY_HTML, "/products/headphones?color=black")
-    cookie = dfid(browser)
+def test_the_tag_of_the_datafly_document(visitor: BrowserContext, edge: Edge, stack: Stack) -> None:
+    page = open_page(visitor, edge, DATAFLY_HTML, "/products/headphones?color=black")
+    cookie = await_cookie(visitor, "_dfid")
     assert (cookie["domain"], cookie["secure"], cookie["httpOnly"]) == ("data.example.com", True, True)
     page.evaluate("datafly.track('Product Added', {product_id: 'SKU-1234', price: 79.99})")
     page.evaluate("datafly.identify('user_98765', {plan: 'premium'})")
@@ -55,14 +56,14 @@ def test_the_tag_of_the_datafly_document(browser: BrowserContext, edge: Edge, st
     ]
 
 
-def test_what_a_datafly_event_says_of_itself(browser: BrowserContext, edge: Edge) -> None:
-    page = open_page(browser, edge, DATAFLY_HTML)
+def test_what_a_datafly_event_says_of_itself(visitor: BrowserContext, edge: Edge) -> None:
+    page = open_page(visitor, edge, DATAFLY_HTML)
     page.evaluate("datafly.track('a')")
     first, second = posts(edge, 2)
     assert edge.paths() == ["/v1/p", "/v1/t"]
     assert edge.seen[0].headers["authorization"] == "Bearer dk_live_abc123"
     assert "cookie" not in edge.seen[0].headers
-    assert f"_dfid={dfid(browser)['value']}" in edge.seen[1].headers["cookie"]
+    assert f"_dfid={await_cookie(visitor, '_dfid')['value']}" in edge.seen[1].headers["cookie"]
     assert first["messageId"] != second["messageId"]
     assert second["context"] == {
         "page": {
@@ -79,17 +80,17 @@ def test_what_a_datafly_event_says_of_itself(browser: BrowserContext, edge: Edge
     }
 
 
-def test_a_visitor_is_known_again(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
-    page = open_page(browser, edge, DATAFLY_HTML)
-    visitor = dfid(browser)["value"]
+def test_a_visitor_is_known_again(visitor: BrowserContext, edge: Edge, stack: Stack) -> None:
+    page = open_page(visitor, edge, DATAFLY_HTML)
+    visitor_id = await_cookie(visitor, "_dfid")["value"]
     page.reload()
     posts(edge, 2)
-    _events_of(stack, visitor, 2)
-    assert dfid(browser)["value"] == visitor
+    _events_of(stack, visitor_id, 2)
+    assert await_cookie(visitor, "_dfid")["value"] == visitor_id
 
 
-def test_every_navigation_is_a_page(browser: BrowserContext, edge: Edge) -> None:
-    page = open_page(browser, edge, DATAFLY_HTML)
+def test_every_navigation_is_a_page(visitor: BrowserContext, edge: Edge) -> None:
+    page = open_page(visitor, edge, DATAFLY_HTML)
     posts(edge, 1)
     page.evaluate("history.pushState({}, '', '/cart'); document.title = 'Cart'")
     posts(edge, 2)
@@ -115,14 +116,14 @@ def test_every_navigation_is_a_page(browser: BrowserContext, edge: Edge) -> None
     assert events[1]["properties"]["title"] == "Cart"
 
 
-def test_commands_queued_before_the_script(browser: BrowserContext, edge: Edge) -> None:
+def test_commands_queued_before_the_script(visitor: BrowserContext, edge: Edge) -> None:
     queue = "window.datafly = [['track', 'Early', {a: 1}], ['nonsense'], 7, ['group', 'org_555']]"
-    page = open_page(browser, edge, f"<script>{queue}</script>{DATAFLY_HTML}")
+    page = open_page(visitor, edge, f"<script>{queue}</script>{DATAFLY_HTML}")
     page.evaluate("datafly.push(['track', 'Later'])")
     assert [event["type"] for event in await_events(edge, 4)] == ["page", "track", "group", "track"]
 
 
-def test_the_script_twice_is_once(browser: BrowserContext, edge: Edge) -> None:
-    page = open_page(browser, edge, DATAFLY_HTML + DATAFLY_TAG)
+def test_the_script_twice_is_once(visitor: BrowserContext, edge: Edge) -> None:
+    page = open_page(visitor, edge, DATAFLY_HTML + DATAFLY_TAG)
     page.evaluate("datafly.track('last')")
     assert [event["type"] for event in posts(edge, 2)] == ["page", "track"]

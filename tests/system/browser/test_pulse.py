@@ -2,11 +2,10 @@
 
 from playwright.sync_api import BrowserContext
 
-from ..chromium import PageLog
-from ..edge import Edge
+from ..edge import SHOP, Edge
 from ..stack import Stack
 from ..waiting import eventually
-from .site import PULSE_HTML, SHOP, await_events, open_page, posts
+from .site import PULSE_HTML, await_events, open_page, open_watched, posts
 
 # As seed 001 prints it.
 _DOCUMENT_HTML = """<!DOCTYPE html><title>Products</title>
@@ -33,9 +32,8 @@ plan: 'premium'
 </script>"""
 
 
-def test_the_page_of_the_pulse_document(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
-    page = open_page(browser, edge, _DOCUMENT_HTML, "/products")
-    log = PageLog(page)
+def test_the_page_of_the_pulse_document(visitor: BrowserContext, edge: Edge, stack: Stack) -> None:
+    page, log = open_watched(visitor, edge, _DOCUMENT_HTML, "/products")
     session = page.evaluate("sessionStorage.pulse_session_id")
     rows = eventually(
         lambda: (
@@ -64,20 +62,20 @@ def test_the_page_of_the_pulse_document(browser: BrowserContext, edge: Edge, sta
     assert page.evaluate("Object.keys(PULSE)") == ["init", "trackPageView", "trackEvent"]
 
 
-def test_a_session_is_a_tabs(browser: BrowserContext, edge: Edge) -> None:
-    page = open_page(browser, edge, _DOCUMENT_HTML)
+def test_a_session_is_a_tabs(visitor: BrowserContext, edge: Edge) -> None:
+    page = open_page(visitor, edge, _DOCUMENT_HTML)
     await_events(edge, 2)
     page.reload()
     await_events(edge, 4)
-    browser.new_page().goto(f"{SHOP}/")
+    visitor.new_page().goto(f"{SHOP}/")
     sessions = [event["session_id"] for event in await_events(edge, 6)]
     assert sessions[0] == sessions[1] == sessions[2] == sessions[3] != sessions[4] == sessions[5]
 
 
 def test_props_of_a_pulse_event_take_no_fields_place(
-    browser: BrowserContext, edge: Edge, stack: Stack
+    visitor: BrowserContext, edge: Edge, stack: Stack
 ) -> None:
-    page = open_page(browser, edge, _DOCUMENT_HTML)
+    page = open_page(visitor, edge, _DOCUMENT_HTML)
     session = page.evaluate("sessionStorage.pulse_session_id")
     page.evaluate(
         "PULSE.trackEvent('click', {country: 'Germany', url: {a: 1}, timestamp: 'soon', userId: 7})"
@@ -90,8 +88,8 @@ def test_props_of_a_pulse_event_take_no_fields_place(
     assert found == [("7", None, f"{SHOP}/", {"country": "Germany", "url": {"a": 1}, "timestamp": "soon"})]
 
 
-def test_pulse_events_before_init_wait_for_it(browser: BrowserContext, edge: Edge) -> None:
-    page = open_page(browser, edge, '<script src="https://your-api.example.com/tracker.js"></script>')
+def test_pulse_events_before_init_wait_for_it(visitor: BrowserContext, edge: Edge) -> None:
+    page = open_page(visitor, edge, '<script src="https://your-api.example.com/tracker.js"></script>')
     page.evaluate("PULSE.trackEvent('early', {})")
     page.evaluate(
         "PULSE.init({siteId: 'site_abc123', apiKey: 'YOUR_API_KEY', endpoint: 'https://your-api.example.com/'})"
@@ -100,8 +98,8 @@ def test_pulse_events_before_init_wait_for_it(browser: BrowserContext, edge: Edg
     assert (edge.seen[0].path, event["event_type"], event["site_id"]) == ("/collect", "early", "site_abc123")
 
 
-def test_a_user_given_at_init_is_every_events(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
-    page = open_page(browser, edge, PULSE_HTML.replace("siteId", "userId: 'user_7', siteId"))
+def test_a_user_given_at_init_is_every_events(visitor: BrowserContext, edge: Edge, stack: Stack) -> None:
+    page = open_page(visitor, edge, PULSE_HTML.replace("siteId", "userId: 'user_7', siteId"))
     page.evaluate("PULSE.trackEvent('a'); PULSE.trackEvent('b', {userId: 'user_8'})")
     session = page.evaluate("sessionStorage.pulse_session_id")
     found = stack.await_rows("select 1 from events where session_id = %s and name = 'b'", session)

@@ -2,17 +2,16 @@
 
 from playwright.sync_api import BrowserContext
 
-from ..chromium import PageLog
-from ..edge import Edge
+from ..edge import SHOP, Edge
 from ..stack import Stack
 from ..waiting import eventually
-from .site import API, PULSORA_HTML, SHOP, await_events, open_page, posts
+from .site import API, PULSORA_HTML, await_events, open_page, open_watched, posts
 
 
-def test_what_pulsora_events_say(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
+def test_what_pulsora_events_say(visitor: BrowserContext, edge: Edge, stack: Stack) -> None:
     path = "/pricing?utm_source=newsletter&utm_medium=email&utm_campaign=launch&x=1"
     edge.pages["shop.example.com" + path] = PULSORA_HTML
-    page = browser.new_page()
+    page = visitor.new_page()
     page.goto(SHOP + path, referer="https://www.google.com/")
     page.evaluate("pulsora.event('signup_submit', {plan: 'pro'}); pulsora.identify('cus_123')")
     view, event, identify = posts(edge, 3)
@@ -64,22 +63,31 @@ def test_what_pulsora_events_say(browser: BrowserContext, edge: Edge, stack: Sta
     ]
 
 
-def test_a_pulsora_session_is_a_tabs_until_reset(browser: BrowserContext, edge: Edge) -> None:
-    page = open_page(browser, edge, PULSORA_HTML)
+def test_an_address_too_long_for_the_service_loses_no_event(
+    visitor: BrowserContext, edge: Edge, stack: Stack
+) -> None:
+    page = open_page(visitor, edge, PULSORA_HTML, "/" + "x" * 9_000)
+    page.evaluate("pulsora.event('far'); pulsora.pageview({url: '/' + 'y'.repeat(9000)})")
+    session = await_events(edge, 3)[0]["session_id"]
+    query = "select max(length(page_url)) from events where session_id = %s having count(*) = 3"
+    assert stack.await_rows(query, session) == [(8192,)]
+
+
+def test_a_pulsora_session_is_a_tabs_until_reset(visitor: BrowserContext, edge: Edge) -> None:
+    page = open_page(visitor, edge, PULSORA_HTML)
     await_events(edge, 1)
     page.reload()
     await_events(edge, 2)
     page.evaluate("pulsora.reset(); pulsora.event('after')")
     await_events(edge, 3)
-    browser.new_page().goto(f"{SHOP}/")
+    visitor.new_page().goto(f"{SHOP}/")
     sessions = [event["session_id"] for event in await_events(edge, 4)]
     assert sessions[0] == sessions[1]
     assert len(set(sessions)) == 3
 
 
-def test_pulsora_without_a_token_waits_for_init(browser: BrowserContext, edge: Edge) -> None:
-    page = open_page(browser, edge, PULSORA_HTML.replace(' data-token="pub_123"', ""))
-    log = PageLog(page)
+def test_pulsora_without_a_token_waits_for_init(visitor: BrowserContext, edge: Edge) -> None:
+    page, log = open_watched(visitor, edge, PULSORA_HTML.replace(' data-token="pub_123"', ""))
     page.evaluate("pulsora.event('too early')")
     assert any("data-token" in text for text in log.console)
     page.evaluate(
@@ -100,16 +108,16 @@ def test_pulsora_without_a_token_waits_for_init(browser: BrowserContext, edge: E
     assert log.errors == []
 
 
-def test_a_pulsora_endpoint_of_its_own(browser: BrowserContext, edge: Edge) -> None:
+def test_a_pulsora_endpoint_of_its_own(visitor: BrowserContext, edge: Edge) -> None:
     other = "https://other.example.com/api/ingest"
     tag = f'<script src="{API}/pulsora.js" data-token="pub_123" data-endpoint="{other}"></script>'
-    open_page(browser, edge, tag)
+    open_page(visitor, edge, tag)
     await_events(edge, 1)
     assert edge.seen[0].headers["host"] == "other.example.com"
 
 
-def test_pulsora_asks_no_leave_of_the_service(browser: BrowserContext, edge: Edge) -> None:
-    open_page(browser, edge, PULSORA_HTML)
+def test_pulsora_asks_no_leave_of_the_service(visitor: BrowserContext, edge: Edge) -> None:
+    open_page(visitor, edge, PULSORA_HTML)
     await_events(edge, 1)
     # Neither custom header nor media type: browsers send it without a preflight.
     assert "x-api-token" not in edge.seen[0].headers

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Playwright
 
-from ..chromium import CHROMIUM, PageLog, flags
+from ..chromium import CHROMIUM, flags
 from ..edge import Edge
 from ..stack import Stack
 from ..waiting import eventually
@@ -16,12 +16,13 @@ from .site import (
     HTML,
     ON_LOAD,
     PATHS,
+    PULSE_HTML,
     PULSE_INIT,
-    SHOP,
     await_events,
     await_name,
     names,
     open_page,
+    open_watched,
     sent,
     shelf,
     track,
@@ -37,7 +38,7 @@ def _assert_all_said_hello(edge: Edge) -> None:
         eventually(lambda path=path: "hello" in names(edge, path), f"{script} says hello")
 
 
-def test_a_policy_that_allows_only_the_scripts_origin(browser: BrowserContext, edge: Edge) -> None:
+def test_a_policy_that_allows_only_the_scripts_origin(visitor: BrowserContext, edge: Edge) -> None:
     policy = f"default-src 'none'; script-src {API}; connect-src {API}; require-trusted-types-for 'script'"
     headers = {
         "Content-Security-Policy": policy,
@@ -45,10 +46,7 @@ def test_a_policy_that_allows_only_the_scripts_origin(browser: BrowserContext, e
         "Cross-Origin-Opener-Policy": "same-origin",
         "Referrer-Policy": "no-referrer",
     }
-    edge.pages["shop.example.com/"] = (_ALL_HTML, headers)
-    page = browser.new_page()
-    log = PageLog(page)
-    page.goto(f"{SHOP}/")
+    page, log = open_watched(visitor, edge, (_ALL_HTML, headers))
     page.evaluate(_HELLO)
     _assert_all_said_hello(edge)
     assert (log.errors, log.console) == ([], [])
@@ -60,12 +58,11 @@ def test_cookies_and_storage_blocked(
     settings = tmp_path / "Default" / "Preferences"
     settings.parent.mkdir()
     settings.write_text(json.dumps({"profile": {"default_content_setting_values": {"cookies": 2}}}))
-    browser = playwright.chromium.launch_persistent_context(
+    visitor = playwright.chromium.launch_persistent_context(
         tmp_path, executable_path=CHROMIUM, args=flags(edge)
     )
     try:
-        page = open_page(browser, edge, _ALL_HTML)
-        log = PageLog(page)
+        page, log = open_watched(visitor, edge, _ALL_HTML)
         for storage in ("sessionStorage", "localStorage"):
             blocked = (
                 f"(() => {{ try {{ return {storage}.length }} catch (error) {{ return error.name }} }})()"
@@ -77,24 +74,21 @@ def test_cookies_and_storage_blocked(
         await_events(edge, 3, PATHS["apex"])
         assert log.errors == []
         (session,) = {event["session_id"] for event in sent(edge, PATHS["pulse"])}
-        (visitor,) = {event["visitorId"] for event in sent(edge, PATHS["apex"])}
+        (visitor_id,) = {event["visitorId"] for event in sent(edge, PATHS["apex"])}
         stack.await_rows("select 1 from events where session_id = %s and name = 'hello'", session)
-        stack.await_rows("select 1 from events where anonymous_id = %s and name = 'hello'", visitor)
+        stack.await_rows("select 1 from events where anonymous_id = %s and name = 'hello'", visitor_id)
         message_id = await_name(edge, "hello", PATHS["datafly"])["messageId"]
         stack.await_rows("select 1 from events where message_id = %s", message_id)
-        assert browser.cookies() == []
+        assert visitor.cookies() == []
     finally:
-        browser.close()
+        visitor.close()
 
 
-def test_in_a_frame_without_an_origin(browser: BrowserContext, edge: Edge, stack: Stack) -> None:
+def test_in_a_frame_without_an_origin(visitor: BrowserContext, edge: Edge, stack: Stack) -> None:
     """Storage, cookies and locks throw there; Datafly's service refuses it, for it is of no origin."""
     framed = f"{_ALL_HTML}<script>{_HELLO}</script>"
     edge.pages["shop.example.com/framed"] = framed
-    page = browser.new_page()
-    log = PageLog(page)
-    edge.pages["shop.example.com/"] = '<iframe sandbox="allow-scripts" src="/framed"></iframe>'
-    page.goto(f"{SHOP}/")
+    _, log = open_watched(visitor, edge, '<iframe sandbox="allow-scripts" src="/framed"></iframe>')
     for script in ("pulse", "apex", "pulsora"):
         await_events(edge, ON_LOAD[script] + 1, PATHS[script])
     session = sent(edge, PATHS["pulse"])[0]["session_id"]
@@ -103,11 +97,10 @@ def test_in_a_frame_without_an_origin(browser: BrowserContext, edge: Edge, stack
 
 
 def test_nothing_is_thrown_into_the_page_and_nothing_else_is_defined(
-    browser: BrowserContext, edge: Edge
+    visitor: BrowserContext, edge: Edge
 ) -> None:
-    bare = open_page(browser, edge, "<!DOCTYPE html><title>Bare</title>", "/bare")
-    page = open_page(browser, edge, _ALL_HTML)
-    log = PageLog(page)
+    bare = open_page(visitor, edge, "<!DOCTYPE html><title>Bare</title>", "/bare")
+    page, log = open_watched(visitor, edge, _ALL_HTML)
     own = "Object.getOwnPropertyNames(window)"
     assert set(page.evaluate(own)) - set(bare.evaluate(own)) == _GLOBALS
     page.evaluate(
@@ -128,15 +121,15 @@ def test_nothing_is_thrown_into_the_page_and_nothing_else_is_defined(
 
 
 @pytest.mark.parametrize("script", ["datafly", "apex"])
-def test_a_page_without_a_key_is_told(browser: BrowserContext, edge: Edge, script: str) -> None:
-    edge.pages["shop.example.com/"] = f'<script src="{API}/{script}.js"></script>'
-    page = browser.new_page()
-    log = PageLog(page)
-    page.goto(f"{SHOP}/")
-    page.evaluate(track(script, "a"))
+def test_a_page_without_a_key_is_told(visitor: BrowserContext, edge: Edge, script: str) -> None:
+    keyless = f'<script src="{API}/{script}.js"></script>'
+    page, log = open_watched(visitor, edge, keyless + PULSE_HTML)
+    page.evaluate(f"{track(script, 'a')}; {track('pulse', 'last')}")
+    # What another script sends after it is there, and nothing else.
+    await_name(edge, "last")
+    assert (edge.paths(), names(edge)) == (["/collect"], ["last"])
     assert log.errors == []
     assert any(f"{script}.js: no data-" in text for text in log.console)
-    assert edge.seen == []
 
 
 @pytest.mark.parametrize(
@@ -149,12 +142,8 @@ def test_a_page_without_a_key_is_told(browser: BrowserContext, edge: Edge, scrip
         "delete Navigator.prototype.locks; delete Navigator.prototype.sendBeacon; delete AbortSignal.timeout",
     ],
 )
-def test_a_page_that_takes_things_away(browser: BrowserContext, edge: Edge, stack: Stack, harm: str) -> None:
-    page = browser.new_page()
-    log = PageLog(page)
-    page.add_init_script(harm)
-    edge.pages["shop.example.com/"] = _ALL_HTML
-    page.goto(f"{SHOP}/")
+def test_a_page_that_takes_things_away(visitor: BrowserContext, edge: Edge, stack: Stack, harm: str) -> None:
+    page, log = open_watched(visitor, edge, _ALL_HTML, init=harm)
     page.evaluate(_HELLO)
     _assert_all_said_hello(edge)
     assert log.errors == []
@@ -167,18 +156,19 @@ def test_a_page_that_takes_things_away(browser: BrowserContext, edge: Edge, stac
 
 
 @pytest.mark.parametrize(("signal", "said"), [("globalPrivacyControl", "true"), ("doNotTrack", "'1'")])
-def test_a_visitor_who_does_not_want_it(browser: BrowserContext, edge: Edge, signal: str, said: str) -> None:
+def test_a_visitor_who_does_not_want_it(visitor: BrowserContext, edge: Edge, signal: str, said: str) -> None:
     """Where the site honours that nothing is sent and nothing kept; elsewhere it is as ever."""
     getter = f"{{get: () => {said}, configurable: true}}"
-    browser.add_init_script(f"Object.defineProperty(Navigator.prototype, '{signal}', {getter})")
+    visitor.add_init_script(f"Object.defineProperty(Navigator.prototype, '{signal}', {getter})")
     honouring = _ALL_HTML.replace(" data-", " data-honor-opt-out data-").replace(
         "\ndata-", "\ndata-honor-opt-out data-"
     )
-    page = open_page(browser, edge, honouring, "/honouring")
+    page = open_page(visitor, edge, honouring, "/honouring")
     page.evaluate(_HELLO.replace("siteId", "honorOptOut: true, siteId"))
-    assert (shelf(page), page.evaluate("sessionStorage.length"), browser.cookies()) == ({}, 0, [])
+    assert page.evaluate("pulsora.reset(); pulsora.getSessionId()") is None
+    assert (shelf(page), page.evaluate("sessionStorage.length"), visitor.cookies()) == ({}, 0, [])
     page.goto("about:blank")
-    indifferent = open_page(browser, edge, _ALL_HTML, "/indifferent")
+    indifferent = open_page(visitor, edge, _ALL_HTML, "/indifferent")
     indifferent.evaluate(_HELLO)
     for script, path in PATHS.items():
         await_events(edge, ON_LOAD[script] + 1, path)
