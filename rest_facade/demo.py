@@ -22,8 +22,9 @@ from rest_facade.lean_falcon import Request, Response
 from rest_facade.metrics import EndpointMetrics, Metrics
 
 PATH = "/demo"
-# Where one may come from elsewhere.
-_FRONT = ("/", PATH)
+# What leads to it, and where one may come from elsewhere.
+_WAYS = ("/", f"{PATH}/")
+_FRONT = (*_WAYS, PATH)
 
 _FILES = (
     "page.js",
@@ -92,7 +93,7 @@ class _Resource:
 
 
 class _FrontResource(_Resource):
-    """Nothing else stands at the address that `make run` prints."""
+    """Where somebody may look for the page, and nothing else stands."""
 
     allowed_methods = "GET, HEAD, OPTIONS"
 
@@ -182,7 +183,7 @@ class DemoPage:
         files = {PATH: "index.html", **{f"{PATH}/{name}": name for name in _FILES}}
         self._events = _EventsResource(doorkeeper, metrics.of("", f"{PATH}/events"), now_us, link, keys)
         self.routes: dict[str, Any] = {f"{PATH}/events": self._events}
-        self.routes["/"] = _FrontResource(doorkeeper, metrics.of("", "/"))
+        self.routes |= {path: _FrontResource(doorkeeper, metrics.of("", path)) for path in _WAYS}
         for path, name in files.items():
             file = BuiltFile(f"demo/{name}", _CACHE_CONTROL, _HEADERS)
             self.routes[path] = FileResource(file, metrics.of("", path), _request_id, doorkeeper.admits)

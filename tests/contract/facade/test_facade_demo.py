@@ -91,8 +91,8 @@ async def test_there_is_no_page_outside_of_demo_mode(facade: Facade) -> None:
 
 
 async def test_who_opens_the_address_alone_is_led_to_the_page(demo: Facade) -> None:
-    for method in ("GET", "HEAD"):
-        reply = await demo.ask(method, "/", {"Sec-Fetch-Site": "cross-site"})
+    for method, path in (("GET", "/"), ("HEAD", "/"), ("GET", "/demo/")):
+        reply = await demo.ask(method, path, {"Sec-Fetch-Site": "cross-site"})
         assert (reply.status, reply.headers["location"]) == (302, "/demo")
     stranger = await demo.ask("GET", "/", {"Host": "evil.example"})
     assert stranger.status == 403
