@@ -88,7 +88,7 @@ export function createOutbox(manner: Manner, lastCall?: () => unknown): Post {
 
   /** Say that events are lost; once, for it is when there is too much already. */
   function complain(): void {
-    if (!complained) console.warn(`${manner.name}: too much to send, some is lost`);
+    if (!complained) console.warn(`${manner.name}: events are lost`);
     complained = true;
   }
 
