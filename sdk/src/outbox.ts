@@ -12,7 +12,7 @@ import { createShelf, type Parcel } from "./shelf";
 
 // An enum, because its members stand in the built script as the numbers they are.
 const enum Limit {
-  /** What waits at most, in events and in UTF-16 units; beyond it the oldest is given up; one that is more by itself never waits. */
+  /** What waits at most, in events and in UTF-16 units; beyond it the oldest is given up, or what is more by itself. */
   Waiting = 250,
   WaitingUnits = 200_000,
   /** A request with more than one event has no more units than this. */

@@ -8,8 +8,8 @@ from playwright.sync_api import BrowserContext
 from ..edge import SHOP, Edge, Trouble
 from .site import (
     ALL_TAGS,
-    API,
     APEX_HTML,
+    API,
     DATAFLY_TAG,
     HTML,
     PATHS,
@@ -29,12 +29,15 @@ _WANTS_NONE = "Object.defineProperty(Navigator.prototype, 'globalPrivacyControl'
 
 
 def test_elements_with_the_documents_names(visitor: BrowserContext, edge: Edge) -> None:
-    named = "".join(f'<form name="{name}"></form>' for name in ("prerendering", "referrer", "title", "hidden"))
+    named = "".join(
+        f'<form name="{name}"></form>' for name in ("prerendering", "referrer", "title", "hidden")
+    )
     page, log = open_watched(visitor, edge, f'<body>{named}<img name="currentScript">{ALL_TAGS}')
     page.evaluate(_HELLO)
     for path in PATHS.values():
         await_name(edge, "hello", path)
-    assert (log.errors, log.console) == ([], [])
+    assert "referrer" not in await_name(edge, "hello", PATHS["pulse"])
+    assert log.errors == []
 
 
 @pytest.mark.parametrize(
@@ -46,13 +49,13 @@ def test_a_history_that_cannot_be_written(visitor: BrowserContext, edge: Edge, h
     page.evaluate(_HELLO)
     for path in PATHS.values():
         await_name(edge, "hello", path)
-    assert (log.errors, log.console) == ([], [])
+    assert log.errors == []
 
 
 def test_pulsora_that_was_set_up_wrong_can_be_set_up_right(visitor: BrowserContext, edge: Edge) -> None:
     page, log = open_watched(visitor, edge, f'<script src="{API}/pulsora.js"></script>')
     page.evaluate("pulsora.init(); pulsora.init({}); pulsora.event('lost')")
-    assert len(log.console) == 3
+    assert sum("pulsora.js:" in text for text in log.console) == 3
     page.evaluate("pulsora.init({apiToken: 'pub_123', autoPageviews: false}); pulsora.event('told')")
     await_events(edge, 1)
     assert names(edge) == ["told"]
@@ -94,7 +97,8 @@ def test_one_event_that_is_too_big_drives_out_no_other(visitor: BrowserContext, 
     big = "PULSE.trackEvent('big', {x: 'x'.repeat(4e6)})"
     page.evaluate(f"{track('pulse', 'a', 'b', 'c')}; {big}; {big}")
     await_events(edge, 3)
-    assert (names(edge), len(log.console)) == (["a", "b", "c"], 1)
+    assert names(edge) == ["a", "b", "c"]
+    assert sum("events are lost" in text for text in log.console) == 1
 
 
 def test_arrays_that_make_strings_of_themselves(visitor: BrowserContext, edge: Edge) -> None:
