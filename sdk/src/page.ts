@@ -86,6 +86,12 @@ export function optedOut(honoured: unknown): boolean {
   return !/^false$/i.test(`${honoured ?? false}`) && (globalPrivacyControl || doNotTrack === "1");
 }
 
+/** Give what the document says of itself; nothing, where an element of the page has taken the name. */
+export function said(name: "referrer" | "title"): string {
+  const text: unknown = document[name];
+  return typeof text === "string" ? text : "";
+}
+
 /** Make a UUIDv4; crypto.randomUUID is missing on pages without TLS. */
 export function uuid(): string {
   return "10000000-1000-4000-8000-100000000000".replace(/[018]/g, (digit) =>
@@ -112,7 +118,7 @@ export interface Visit {
  * anything else is said of what happens there.
  */
 export function watchPages(tell: (visit: Visit) => void): () => Visit {
-  const visit: Visit = { url: cut(location.href), referrer: document.referrer };
+  const visit: Visit = { url: cut(location.href), referrer: said("referrer") };
   let unannounced = true;
   let timer = 0;
 

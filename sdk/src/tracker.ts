@@ -2,7 +2,7 @@
 
 import { bearer } from "./bearer";
 import { createOutbox, type Manner, type Post } from "./outbox";
-import { attempt, type Fields, guarded, optedOut, sessionOfTab } from "./page";
+import { attempt, type Fields, guarded, optedOut, said, sessionOfTab } from "./page";
 
 interface Settings {
   siteId: string;
@@ -57,13 +57,11 @@ function createPulse(): Pulse {
   let settings: Settings | undefined;
 
   function track(name: string, given: Fields, names: Map<string, string>): void {
-    // An element of the page's may have this name.
-    const referrer: unknown = document.referrer;
     const event: Fields = {
       event_type: name,
       timestamp: Date.now(),
       url: location.href.slice(0, MAX_URL),
-      referrer: (typeof referrer === "string" && referrer.slice(0, MAX_URL)) || undefined,
+      referrer: said("referrer").slice(0, MAX_URL) || undefined,
     };
     const properties: Fields = {};
     for (const [key, value] of Object.entries(given)) {

@@ -37,6 +37,8 @@ def test_elements_with_the_documents_names(visitor: BrowserContext, edge: Edge) 
     for path in PATHS.values():
         await_name(edge, "hello", path)
     assert "referrer" not in await_name(edge, "hello", PATHS["pulse"])
+    # Nor is any of it told as something the services would refuse.
+    assert not any(b"{}" in one.body for one in edge.seen)
     assert log.errors == []
 
 
