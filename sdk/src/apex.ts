@@ -58,7 +58,9 @@ install("apex", "data-project-key", (tag): Apex => {
     const link = path.find((node) => node.matches?.("a[href],area[href]"));
     // None of mailto:, javascript:, and of <a> in SVG, has a host.
     if (link?.host && link.host !== location.host) {
-      send("click", { href: link.href, elementId: link.id || undefined, outbound: true });
+      // Not as whom it signs in there.
+      const href = link.href.replace(/^([^/]*\/\/)[^/]*@/, "$1");
+      send("click", { href, elementId: link.id || undefined, outbound: true });
     }
   }
 

@@ -2,7 +2,7 @@
 
 import { bearer } from "./bearer";
 import { createOutbox, type Manner } from "./outbox";
-import { type Fields, guarded, install, optedOut, originOf, uuid, type Visit, watchPages } from "./page";
+import { type Fields, guarded, install, optedOut, originOf, said, uuid, type Visit, watchPages } from "./page";
 
 declare const VERSION: string;
 
@@ -35,7 +35,7 @@ install("datafly", "data-pipeline-key", (tag): Datafly => {
 
   function page({ url, referrer }: Visit): Fields {
     const { pathname, search } = new URL(url);
-    return { url, path: pathname, search, title: document.title, referrer };
+    return { url, path: pathname, search, title: said("title"), referrer };
   }
 
   function write(path: string, event: Fields, visit: Visit): void {

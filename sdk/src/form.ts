@@ -7,12 +7,12 @@ const MAX_UNITS = 100;
 
 /** Describe a form that is submitted. */
 export function readForm(form: HTMLFormElement): Fields {
-  // Not form.elements, nor form.id: a field of that name would stand in its place.
+  // Not form.elements, form.id, nor any method of the form's: a field of that name would stand in its place.
   const names = [...document.querySelectorAll<HTMLInputElement>("input,select,textarea")]
     .filter((field) => field.form === form && field.name)
     .map((field) => field.name.slice(0, MAX_UNITS));
   return {
-    elementId: form.getAttribute("id") ?? undefined,
+    elementId: Element.prototype.getAttribute.call(form, "id") ?? undefined,
     fields: [...new Set(names)].slice(0, MAX_FIELDS),
   };
 }

@@ -12,7 +12,7 @@ import { createShelf, type Parcel } from "./shelf";
 
 // An enum, because its members stand in the built script as the numbers they are.
 const enum Limit {
-  /** What waits at most, in events and in UTF-16 units; beyond it the oldest is given up. */
+  /** What waits at most, in events and in UTF-16 units; beyond it the oldest is given up, or what is more by itself. */
   Waiting = 250,
   WaitingUnits = 200_000,
   /** A request with more than one event has no more units than this. */
@@ -46,25 +46,25 @@ export interface Manner {
 /** Takes one event: where to, with which key, and what. The event is read at once and may change later. */
 export type Post = (to: string, key: string, path: string, event: object) => void;
 
-type Answer = Pick<Response, "status" | "headers">;
-/** To a beacon there is no other. */
-const TAKEN = { status: 0 } as Answer;
+/** Where it goes, and as whose. */
+const goalOf = ({ to, key }: Parcel): string => `${to} ${key}`;
 
 /** Make an outbox. `lastCall` is called when the page is about to go, before what waits is sent. */
 export function createOutbox(manner: Manner, lastCall?: () => unknown): Post {
   const shelf = createShelf(manner.name);
   const waiting: Parcel[] = [];
   const underWay = new Set<Parcel>();
-  let bytesUnderWay = 0;
-  let failures = 0;
+  // Of a goal that failed: for how long it is left alone, and until when.
+  let pauses: Record<string, [ms?: number, until?: number]> = {};
   let timer = 0;
-  let pausedUntil = 0;
   let leaving = false;
+  let complained = false;
   // How often the page has gone: an answer to what was asked before says nothing of what became of it.
   let departures = 0;
 
-  /** What is under way when the page leaves is as good as delivered, or on the shelf already. */
-  const save = (): boolean | undefined => shelf.save(leaving ? waiting : [...underWay, ...waiting]);
+  /** What is under way when the page leaves is as good as delivered, where it would be stored twice else. */
+  const save = (letGo?: boolean): boolean | undefined =>
+    shelf.save(leaving && !manner.idempotent ? waiting : [...underWay, ...waiting], letGo);
 
   /** Find out whether somebody else has it all by now. */
   function wake(): void {
@@ -77,111 +77,126 @@ export function createOutbox(manner: Manner, lastCall?: () => unknown): Post {
     wake();
     if (first) waiting.unshift(...parcels);
     else waiting.push(...parcels);
-    let units = 0;
-    for (const one of waiting) units += one.body.length;
-    while (waiting.length > Limit.Waiting || (units > Limit.WaitingUnits && waiting.length > 1)) {
-      units -= waiting.shift()!.body.length;
+    const units = (): number => waiting.reduce((sum, { body }) => sum + body.length, 0);
+    while (waiting.length > Limit.Waiting || units() > Limit.WaitingUnits) {
+      waiting.shift();
+      complain();
     }
     save();
     pump();
   }
 
+  /** Say that events are lost; once, for it is when there is too much already. */
+  function complain(): void {
+    if (!complained) console.warn(`${manner.name}: events are lost`);
+    complained = true;
+  }
+
+  const pausedUntil = (one: Parcel): number => pauses[goalOf(one)]?.[1] ?? 0;
+
+  /** Give the first of those that are paused least: where nobody answers, only what goes there waits. */
+  const next = (): Parcel =>
+    waiting.reduce((first, one) => (pausedUntil(one) < pausedUntil(first) ? one : first));
+
+  /** Give for how long the next one is still to be left alone. */
+  const pause = (): number => pausedUntil(next()) - performance.now();
+
   function pump(): void {
     clearTimeout(timer);
     if (underWay.size || !waiting.length) return;
-    const pause = Math.max(pausedUntil - performance.now(), shelf.forbiddenUntil() - Date.now());
-    if (pause > 0) timer = setTimeout(keep, Math.min(pause, Limit.LongestPauseMs), []);
+    const ms = Math.max(pause(), shelf.forbiddenFor());
+    if (ms > 0) timer = setTimeout(keep, Math.min(ms, Limit.LongestPauseMs), []);
     else deliver();
   }
 
   /** Take what may share a request. Over what an error came goes alone: one event may be the cause. */
   function take(): Parcel[] {
-    const { to, key, tries } = waiting[0]!;
-    const most = tries ? 1 : manner.most;
+    const first = next();
+    const start = waiting.indexOf(first);
     let units = 0;
     let number = 0;
-    for (const one of waiting) {
+    for (const one of waiting.slice(start, start + manner.most)) {
       units += one.body.length;
-      const full = number >= most || units > Limit.BatchUnits;
-      if (number && (full || one.tries || one.to !== to || one.key !== key)) break;
+      const fits = units <= Limit.BatchUnits && goalOf(one) === goalOf(first) && !one.tries && !first.tries;
+      if (number && !fits) break;
       number++;
     }
-    return waiting.splice(0, number);
+    return waiting.splice(start, number);
   }
 
-  /** Send the first that wait; nothing, where the browser would not let it outlive the page and it has to. */
+  /** Send the next that wait; nothing, where the browser would not let it outlive the page and it has to. */
   function deliver(lasting?: boolean): boolean {
     const parcels = take();
+    const { to, key } = parcels[0]!;
     const { path, body } = manner.pack(parcels);
-    const bytes = new Blob([body]).size;
-    const keepalive = bytesUnderWay + bytes <= Limit.KeepaliveBytes;
+    const others = [...underWay].map((one) => one.body);
+    const keepalive = new Blob([body, ...others]).size <= Limit.KeepaliveBytes;
     if (lasting && !keepalive) {
       waiting.unshift(...parcels);
       return false;
     }
     for (const one of parcels) underWay.add(one);
-    bytesUnderWay += bytes;
-    void settle(parcels, ask(parcels[0]!.to + path, parcels[0]!.key, body, keepalive), bytes);
-    return true;
-  }
-
-  async function settle(parcels: Parcel[], asked: Promise<Answer>, bytes: number): Promise<void> {
-    const departure = departures;
-    let again: boolean;
-    try {
-      const answer = await asked;
-      again = answer.status === 429 || answer.status >= 500;
-      if (again && !obey(answer.headers.get("Retry-After")!)) for (const one of parcels) one.tries++;
-    } catch {
-      // No answer, or none that may be read. When the page goes, browsers fail what is under way and deliver it all
-      // the same: again would be twice.
-      again = departure === departures;
-    }
-    bytesUnderWay -= bytes;
-    wake();
-    // Those that were let go of are another's now.
-    const ours = parcels.filter((one) => underWay.delete(one));
-    if (again) {
-      const pause = Math.min(Limit.FirstPauseMs * 2 ** failures++, Limit.LongestPauseMs);
-      pausedUntil = performance.now() + pause * (0.5 + Math.random() / 2);
-    } else failures = pausedUntil = 0;
-    keep(ours.filter((one) => again && one.tries < Limit.Tries), true);
-  }
-
-  /** Send. Throws where it wasn't sent, or nobody knows. */
-  async function ask(url: string, key: string, body: string, keepalive: boolean): Promise<Answer> {
     // Without headers no browser has to ask first whether it may.
     const { headers = {}, query = "" } = manner.credential?.(key) ?? {};
-    const beacon = (): boolean => navigator.sendBeacon?.(url + query, body);
-    if (leaving && keepalive && !query && beacon()) return TAKEN;
-    const answer = attempt(() =>
-      fetch(url, {
+    const beacon = (): boolean => navigator.sendBeacon?.(to + path + query, body);
+    const send = (): Promise<Response> =>
+      fetch(to + path, {
         method: "POST",
         headers,
         body,
         credentials: manner.credentials ?? "omit",
         keepalive,
         signal: AbortSignal.timeout?.(Limit.TimeoutMs),
-      }),
-    );
+      });
     // The page may have taken fetch away.
-    return answer ?? (beacon() ? TAKEN : Promise.reject());
+    void settle(parcels, (leaving && keepalive && !query && beacon()) || attempt(send) || beacon());
+    return true;
   }
 
-  /** Do as the service says, in seconds or with a date. Gives whether it said when, and can have meant it. */
+  /** Hear what became of it; of a beacon, whether the browser took it. */
+  async function settle(parcels: Parcel[], sent: Promise<Response> | boolean): Promise<void> {
+    const departure = departures;
+    let again: boolean;
+    try {
+      const { status = 0, headers } = (await sent) as Partial<Response>;
+      again = !sent || status === 429 || status >= 500;
+      if (again && !obey(headers!.get("Retry-After")!)) for (const one of parcels) one.tries++;
+    } catch {
+      // No answer, or none that may be read. When the page goes, browsers fail what is under way and deliver it all
+      // the same: again would be twice.
+      again = departure === departures;
+    }
+    wake();
+    const goal = goalOf(parcels[0]!);
+    const [before = Limit.FirstPauseMs / 2] = pauses[goal] ?? [];
+    const ms = Math.min(before * 2, Limit.LongestPauseMs);
+    pauses[goal] = again ? [ms, performance.now() + ms * (0.5 + Math.random() / 2)] : [];
+    // Those that were let go of are another's now.
+    keep(
+      parcels.filter((one) => underWay.delete(one) && again && one.tries < Limit.Tries),
+      true,
+    );
+  }
+
+  /** Do as the service says, in seconds or with a date. Gives whether it said anything of the kind. */
   function obey(retryAfter: string): boolean {
-    const ms = +retryAfter * 1_000 || Date.parse(retryAfter) - Date.now();
+    // Of "3, 3", as it is when the header is there twice, the first.
+    const ms = parseInt(retryAfter) * 1_000 || Date.parse(retryAfter) - Date.now();
     // All clients were told the same moment; they need not come in the same instant.
-    return ms > 0 && shelf.forbid(Date.now() + ms + Math.random() * Limit.FirstPauseMs);
+    if (ms > 0) shelf.forbid(ms + Math.random() * Limit.FirstPauseMs);
+    return ms > 0;
   }
 
-  /** Send what waits, as much as browsers let outlive the page; the rest stays on the shelf, if it is safe there. */
+  /**
+   * Send what waits, as much as browsers let outlive the page; the rest stays on the shelf, if it is safe there. So
+   * does what failed just now, unless the page goes: who looks at another tab is not to use up its tries.
+   */
   function sendAll(): void {
     lastCall?.();
     wake();
     const safe = save();
-    if (shelf.forbiddenUntil() > Date.now() || (safe && navigator.onLine === false)) return;
-    while (waiting.length && deliver(safe));
+    if (shelf.forbiddenFor() > 0 || (safe && navigator.onLine === false)) return;
+    while (waiting.length && (leaving || !safe || pause() <= 0) && deliver(safe));
   }
 
   function arrive(): void {
@@ -195,7 +210,7 @@ export function createOutbox(manner: Manner, lastCall?: () => unknown): Post {
     sendAll();
     departures++;
     // Another page goes on with what stays, or this one, should it come back.
-    if (shelf.save(manner.idempotent ? [...underWay, ...waiting] : waiting, true)) {
+    if (save(true)) {
       waiting.length = 0;
       if (manner.idempotent) underWay.clear();
     }
@@ -204,11 +219,15 @@ export function createOutbox(manner: Manner, lastCall?: () => unknown): Post {
   // The last a page on a phone may ever hear.
   on("visibilitychange", () => document.hidden && !leaving && sendAll());
   on("online", () => {
-    pausedUntil = 0;
+    pauses = {};
     pump();
   });
   guarded(arrive)();
 
-  return (to, key, path, event) =>
-    keep([{ to, key, path, body: JSON.stringify(event), at: Date.now(), tries: 0 }]);
+  return (to, key, path, event) => {
+    const body = JSON.stringify(event);
+    // One that is too big by itself is not to drive the others out.
+    if (body.length > Limit.WaitingUnits) complain();
+    else keep([{ to, key, path, body, at: Date.now(), tries: 0 }]);
+  };
 }

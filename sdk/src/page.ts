@@ -30,7 +30,8 @@ export function attempt<Result>(act: () => Result, tell?: boolean): Result | und
 export function guarded<Arguments extends unknown[]>(act: (...given: Arguments) => unknown) {
   return (...given: Arguments): void => {
     const run = (): unknown => attempt(() => act(...given), true);
-    if ((document as { prerendering?: boolean }).prerendering) {
+    // Nothing but true: an element of the page may have the name.
+    if ((document as { prerendering?: unknown }).prerendering === true) {
       document.addEventListener("prerenderingchange", run, { once: true });
     } else run();
   };
@@ -60,7 +61,9 @@ export function install(
     const earlier = globals[name] as { push?: unknown } | undefined;
     // A page that loads the script twice goes on with the first.
     if (earlier?.push && !Array.isArray(earlier)) return;
-    const tag = document.currentScript ?? document.querySelector(`script[${attribute}]`);
+    const running = document.currentScript;
+    const tag =
+      running?.localName === "script" ? running : document.querySelector(`script[${attribute}]`);
     const methods = create(tag as HTMLScriptElement | null);
     const run = guarded(([method, ...given]: [string, ...never[]]) => methods[method]?.(...given));
     const push = (...commands: unknown[]): void => commands.forEach((command) => run(command as [string]));
@@ -74,10 +77,19 @@ export function originOf(tag: HTMLScriptElement | null): string {
   return new URL(tag?.src || location.href).origin;
 }
 
-/** Tell whether the visitor's browser says "don't track me" and the site, by a setting or attribute, honours it. */
+/**
+ * Tell whether the visitor's browser says "don't track me" and the site, by a setting or attribute, honours it.
+ * Whatever it says but "false" does: a slip is not to be at the visitor's cost.
+ */
 export function optedOut(honoured: unknown): boolean {
   const { doNotTrack, globalPrivacyControl } = navigator as Navigator & { globalPrivacyControl?: boolean };
-  return /^(true)?$/.test(`${honoured}`) && (globalPrivacyControl || doNotTrack === "1");
+  return !/^false$/i.test(`${honoured ?? false}`) && (globalPrivacyControl || doNotTrack === "1");
+}
+
+/** Give what the document says of itself; nothing, where an element of the page has taken the name. */
+export function said(name: "referrer" | "title"): string {
+  const text: unknown = document[name];
+  return typeof text === "string" ? text : "";
 }
 
 /** Make a UUIDv4; crypto.randomUUID is missing on pages without TLS. */
@@ -106,7 +118,7 @@ export interface Visit {
  * anything else is said of what happens there.
  */
 export function watchPages(tell: (visit: Visit) => void): () => Visit {
-  const visit: Visit = { url: cut(location.href), referrer: document.referrer };
+  const visit: Visit = { url: cut(location.href), referrer: said("referrer") };
   let unannounced = true;
   let timer = 0;
 
@@ -132,10 +144,13 @@ export function watchPages(tell: (visit: Visit) => void): () => Visit {
   const navigated = guarded(notice);
   for (const method of ["pushState", "replaceState"] as const) {
     const original = history[method];
-    history[method] = function (this: History, ...given: Parameters<History["pushState"]>) {
-      original.apply(this, given);
-      navigated();
-    };
+    // A page may have frozen it.
+    attempt(() => {
+      history[method] = function (this: History, ...given: Parameters<History["pushState"]>) {
+        original.apply(this, given);
+        navigated();
+      };
+    });
   }
   on("popstate", notice);
   onReturn(() => {

@@ -1,7 +1,7 @@
 /** window.pulsora, after "REST API", as its core SDK has it: pageviews by itself; pageview, event, identify on call. */
 
 import { createOutbox, type Manner, type Post } from "./outbox";
-import { attempt, cut, type Fields, guarded, install, optedOut, originOf, sessionOfTab, watchPages } from "./page";
+import { attempt, cut, type Fields, guarded, install, optedOut, originOf, said, sessionOfTab, watchPages } from "./page";
 
 interface Settings {
   apiToken: string;
@@ -53,7 +53,7 @@ install("pulsora", "data-token", (tag): Pulsora => {
     });
   }
 
-  function pageview({ url = location.href, referrer = document.referrer, title = document.title }: Page = {}): void {
+  function pageview({ url = location.href, referrer = said("referrer"), title = said("title") }: Page = {}): void {
     const { pathname, searchParams } = new URL(url, location.href);
     write("pageview", {
       url: cut(url),
@@ -72,9 +72,9 @@ install("pulsora", "data-token", (tag): Pulsora => {
     write(type, data);
   }
 
-  function init(given: Settings): void {
-    if (settings) return;
-    settings = { ...given };
+  function init(given?: Partial<Settings>): void {
+    if (settings || !given?.apiToken) return console.warn("pulsora.js: a second init, or none of an apiToken");
+    settings = { ...given, apiToken: given.apiToken };
     if (!optedOut(given.honorOptOut)) post = createOutbox(MANNER, () => announce?.());
     if (given.autoPageviews !== false) announce = watchPages(pageview);
   }

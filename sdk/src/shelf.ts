@@ -32,6 +32,12 @@ const enum Span {
   LongestPauseMs = 86_400_000,
 }
 
+/** Tell whether it can be sent and is not too old: anything may stand there. */
+const isFit = ({ to, key, path, body, at, tries }: Parcel): boolean =>
+  [to, key, path, body].every((text) => typeof text === "string") &&
+  tries >= 0 &&
+  Date.now() - at < Span.MaxAgeMs;
+
 /** Make a page's shelf; `name` is the script's. */
 export function createShelf(name: string) {
   const prefix = `polylect.${name}:`;
@@ -45,11 +51,9 @@ export function createShelf(name: string) {
     const found: Parcel[] = [];
     for (const item of Object.keys(localStorage)) {
       if (!item.startsWith(prefix)) continue;
-      let held: unknown;
-      attempt(() => {
+      const held = attempt(() => {
         const [date, parcels] = JSON.parse(localStorage.getItem(item)!) as [number, Parcel[]];
-        held = Math.abs(Date.now() - date) < Span.LeaseMs;
-        if (!held) found.push(...parcels.filter((one) => one.body.length && Date.now() - one.at < Span.MaxAgeMs));
+        return Math.abs(Date.now() - date) < Span.LeaseMs || void found.push(...parcels.filter(isFit));
       });
       if (!held) localStorage.removeItem(item);
     }
@@ -61,7 +65,9 @@ export function createShelf(name: string) {
     save(parcels: Parcel[], letGo?: boolean): boolean | undefined {
       const date = letGo ? 0 : Date.now();
       const safe = attempt(() => {
-        if (parcels.length) localStorage.setItem(mine, JSON.stringify([date, parcels]));
+        // Piece by piece: old libraries gave arrays a toJSON that makes a string of them.
+        const texts = parcels.map((one) => JSON.stringify(one));
+        if (parcels.length) localStorage.setItem(mine, `[${date},[${texts}]]`);
         return parcels.length > 0;
       });
       // Where storage is full, too: what stands there from before may be delivered by now.
@@ -88,18 +94,16 @@ export function createShelf(name: string) {
       asked.catch(() => {});
     },
 
-    /** Let no page of the site send before this moment, Unix milliseconds; false, where it can't be meant. */
-    forbid(moment: number): boolean {
-      if (moment > Date.now() + Span.LongestPauseMs) return false;
-      until = moment;
-      attempt(() => localStorage.setItem(untilItem, `${moment}`));
-      return true;
+    /** Let no page of the site send for so long, a day at most. */
+    forbid(ms: number): void {
+      until = Date.now() + Math.min(ms, Span.LongestPauseMs);
+      attempt(() => localStorage.setItem(untilItem, `${until}`));
     },
 
-    /** Give the moment before which nothing may be sent. One that can't be meant is none. */
-    forbiddenUntil(): number {
-      const moment = Math.max(until, attempt(() => +localStorage.getItem(untilItem)!) || 0);
-      return moment > Date.now() + Span.LongestPauseMs ? 0 : moment;
+    /** Give for how long nothing may be sent. What can't be meant is nothing. */
+    forbiddenFor(): number {
+      const ms = Math.max(until, attempt(() => +localStorage.getItem(untilItem)!) || 0) - Date.now();
+      return ms > Span.LongestPauseMs ? 0 : ms;
     },
   };
 }

@@ -2,7 +2,7 @@
 
 import { bearer } from "./bearer";
 import { createOutbox, type Manner, type Post } from "./outbox";
-import { attempt, type Fields, guarded, optedOut, sessionOfTab } from "./page";
+import { attempt, type Fields, guarded, optedOut, said, sessionOfTab } from "./page";
 
 interface Settings {
   siteId: string;
@@ -61,7 +61,7 @@ function createPulse(): Pulse {
       event_type: name,
       timestamp: Date.now(),
       url: location.href.slice(0, MAX_URL),
-      referrer: document.referrer.slice(0, MAX_URL) || undefined,
+      referrer: said("referrer").slice(0, MAX_URL) || undefined,
     };
     const properties: Fields = {};
     for (const [key, value] of Object.entries(given)) {
@@ -91,7 +91,7 @@ function createPulse(): Pulse {
   return {
     init: guarded((given: Settings) => {
       settings = { ...given, endpoint: given.endpoint.replace(/\/+$/, "") };
-      if (!optedOut(given.honorOptOut)) post ??= createOutbox(MANNER);
+      post = optedOut(given.honorOptOut) ? undefined : (post ?? createOutbox(MANNER));
       early.splice(0).forEach(send);
     }),
     trackPageView: guarded((fields?: Fields) => track("page_view", fields ?? {}, PAGE_FIELDS)),

@@ -127,7 +127,7 @@ test.each(["30", new Date(30_000).toUTCString()])("never before the service said
   expect(numbers().flat().sort()).toEqual([1, 1, 2]);
 });
 
-test.each(["soon", "0", "-1", "99999999999"])("what the service can't have meant is not obeyed: %s", async (retryAfter) => {
+test.each(["soon", "0", "-1", "Infinity"])("what the service can't have meant is not obeyed: %s", async (retryAfter) => {
   answers = [{ status: 503, retryAfter }];
   openPage()(API, "k", "/x", { n: 1 });
   await pass(2_000);
@@ -151,7 +151,7 @@ test("an event that the service fails over is given up in the end, and alone", a
   expect(numbers()).toEqual([...Array(10).fill([1]), [2]]);
 });
 
-test.each(["soon", "0", "99999999999"])("a try is counted where nothing was obeyed: %s", async (retryAfter) => {
+test.each(["soon", "0", "Infinity"])("a try is counted where nothing was obeyed: %s", async (retryAfter) => {
   answers = Array(100).fill({ status: 503, retryAfter });
   openPage()(API, "k", "/x", { n: 1 });
   await pass(1e6);
@@ -201,8 +201,112 @@ test("the oldest is given up when too many wait, or too much", async () => {
   expect(kept().slice(1)).toEqual(Array.from({ length: 250 }, (_, index) => index + 50));
   for (let n = 300; n < 310; n++) post(API, "k", "/x", { n, text: "x".repeat(60_000) });
   expect(kept()).toEqual([0, 307, 308, 309]);
-  post(API, "k", "/x", { n: 310, text: "x".repeat(300_000) });
-  expect(kept()).toEqual([0, 310]);
+});
+
+test("one that is too big by itself drives no other out; what is lost is told once", () => {
+  const warned = vi.spyOn(console, "warn").mockReturnValue();
+  answers = ["silent"];
+  const post = openPage();
+  for (const n of [0, 1, 2]) post(API, "k", "/x", { n });
+  expect(warned).not.toHaveBeenCalled();
+  post(API, "k", "/x", { n: 3, text: "x".repeat(200_000) });
+  expect(kept()).toEqual([0, 1, 2]);
+  expect(warned).toHaveBeenCalledOnce();
+  for (let n = 4; n < 300; n++) post(API, "k", "/x", { n });
+  expect(warned).toHaveBeenCalledOnce();
+});
+
+test("too many are told, too", () => {
+  const warned = vi.spyOn(console, "warn").mockReturnValue();
+  answers = ["silent"];
+  const post = openPage();
+  for (let n = 0; n < 252; n++) post(API, "k", "/x", { n });
+  expect(warned).toHaveBeenCalledOnce();
+});
+
+test("where nobody answers, only what goes there waits; later each time", async () => {
+  const dead = "https://gone.example.com";
+  const answer = vi.mocked(fetch);
+  vi.stubGlobal("fetch", (url: string, init: RequestInit) => {
+    if (url.startsWith(dead)) answers = ["broken"];
+    return answer(url, init);
+  });
+  const post = openPage();
+  for (const n of [1, 2]) post(dead, "k", "/x", { n });
+  for (const n of [3, 4]) post(API, "k", "/x", { n });
+  await pass(900);
+  expect(numbers()).toEqual([[1], [3, 4]]);
+  asked = [];
+  for (let n = 5; n < 65; n++) {
+    post(API, "k", "/x", { n });
+    await pass(1_000);
+  }
+  expect(asked.filter(({ url }) => url.startsWith(API)).length).toBe(60);
+  expect(asked.filter(({ url }) => url.startsWith(dead)).length).toBe(5);
+  expect(kept()).toEqual([1, 2]);
+  vi.stubGlobal("fetch", answer);
+});
+
+test("a key that no request can carry keeps no other waiting", async () => {
+  const answer = vi.mocked(fetch);
+  vi.stubGlobal("fetch", (url: string, init: RequestInit) => {
+    new Headers(init.headers);
+    return answer(url, init);
+  });
+  const post = openPage({ credential: bearer("k") });
+  post(API, "k\u0100", "/x", { n: 1 });
+  post(API, "k", "/x", { n: 2 });
+  await pass(100);
+  expect(numbers()).toEqual([[2]]);
+  vi.stubGlobal("fetch", answer);
+});
+
+test("who looks at another tab uses up no tries", async () => {
+  answers = Array(20).fill({ status: 502 });
+  openPage()(API, "k", "/x", { n: 1 });
+  await pass();
+  for (let time = 0; time < 12; time++) {
+    hide();
+    await pass(10);
+  }
+  expect(asked.length).toBe(1);
+  expect(kept()).toEqual([1]);
+  leave();
+  expect(asked.length).toBe(2);
+});
+
+test("where there is no shelf what failed is sent when the page is hidden", async () => {
+  vi.spyOn(Storage.prototype, "setItem").mockImplementation(() => {
+    throw new DOMException("full", "QuotaExceededError");
+  });
+  answers = [{ status: 502 }];
+  openPage()(API, "k", "/x", { n: 1 });
+  await pass();
+  hide();
+  expect(asked.length).toBe(2);
+});
+
+test.each([
+  ["90000", 86_400],
+  ["99999999999", 86_400],
+  ["3, 3", 3],
+])("what the service may have meant: %s", async (retryAfter, seconds) => {
+  answers = [{ status: 503, retryAfter }];
+  vi.mocked(Math.random).mockReturnValue(0);
+  openPage()(API, "k", "/x", { n: 1 });
+  await pass(seconds * 1_000 - 1);
+  expect(asked.length).toBe(1);
+  await pass(1);
+  expect(asked.length).toBe(2);
+});
+
+test("of many that others left, so many are taken as may wait", () => {
+  vi.spyOn(console, "warn").mockReturnValue();
+  answers = ["silent"];
+  const one = { to: API, key: "k", path: "/x", body: '{"n":1}', at: Date.now(), tries: 0 };
+  localStorage.setItem(`polylect.test${number}:left`, JSON.stringify([0, Array(5_000).fill(one)]));
+  openPage();
+  expect(kept().length).toBe(250);
 });
 
 test("an event is what it was when it was posted", async () => {

@@ -100,8 +100,13 @@ test.each([
   [true, true],
   ["", true],
   ["true", true],
+  ["1", true],
+  ["yes", true],
+  ["TRUE", true],
   ["false", false],
+  ["False", false],
   [false, false],
+  [null, false],
   [undefined, false],
 ])("a site that honours %j", (honoured, expected) => {
   expect(optedOut(honoured)).toBe(false);
@@ -125,6 +130,35 @@ test("a session is the page's where storage is blocked", () => {
   vi.stubGlobal("sessionStorage", undefined);
   const session = sessionOfTab("item");
   expect(sessionOfTab("item")).toBe(session);
+});
+
+test.each(["not to be written", "frozen"])("a history that is %s is told of no pages, and no harm", (how) => {
+  const own = Object.create(history) as History;
+  if (how === "frozen") Object.freeze(own);
+  else Object.defineProperty(own, "pushState", { value: history.pushState, writable: false });
+  vi.stubGlobal("history", own);
+  const { told } = watch();
+  vi.runAllTimers();
+  expect(told).toEqual([" > /"]);
+});
+
+test("elements with names of the document's own are not taken for them", () => {
+  for (const name of ["prerendering", "currentScript"]) {
+    Object.defineProperty(document, name, { value: document.createElement("form"), configurable: true });
+  }
+  try {
+    const act = vi.fn();
+    guarded(act)();
+    expect(act).toHaveBeenCalledOnce();
+    document.body.innerHTML = '<script type="text/plain" data-z="1"></script>';
+    const create = vi.fn(() => ({}));
+    install("clobbered", "data-z", create);
+    expect(create).toHaveBeenCalledExactlyOnceWith(document.querySelector("script"));
+  } finally {
+    for (const name of ["prerendering", "currentScript"]) {
+      Reflect.deleteProperty(document, name);
+    }
+  }
 });
 
 test("ids are UUIDv4", () => {

@@ -62,6 +62,39 @@ test.each(["", "{", "null", "7", "[0]", "[0,7]", "[0,[null]]", '{"a":1}'])("what
   expect(localStorage.length).toBe(0);
 });
 
+test.each(["to", "key", "path", "body", "at", "tries"])("what can't be sent goes: a parcel with no such %s", (member) => {
+  for (const wrong of [undefined, null, {}, ["a"]]) {
+    if (member === "tries" && wrong === null) continue;
+    if (member === "at" && (wrong === null || Array.isArray(wrong))) continue;
+    put("polylect.s:bad", [0, [{ ...parcel("a"), [member]: wrong }, parcel("b")]]);
+    expect(adopted("s")).toEqual(["b"]);
+    expect(localStorage.length).toBe(0);
+  }
+});
+
+test("nothing is lost where arrays make strings of themselves", () => {
+  const list = Array.prototype as { toJSON?: unknown };
+  list.toJSON = function (this: unknown[]) {
+    return `[${this.join()}]`;
+  };
+  try {
+    createShelf("s").save([parcel("a"), parcel("b")], true);
+    expect(adopted("s")).toEqual(["a", "b"]);
+  } finally {
+    delete list.toJSON;
+  }
+});
+
+test("a pause of more than a day is one of a day; a moment later than that was never said", () => {
+  vi.useFakeTimers();
+  const shelf = createShelf("s");
+  shelf.forbid(90_000_000);
+  expect([shelf.forbiddenFor(), createShelf("s").forbiddenFor()]).toEqual([86_400_000, 86_400_000]);
+  localStorage.setItem("polylect.s.until", "9e99");
+  expect(createShelf("s").forbiddenFor()).toBe(0);
+  vi.useRealTimers();
+});
+
 test("of others' items nothing is touched", () => {
   put("polylect.so", 1);
   put("other", 2);
@@ -85,8 +118,8 @@ test("where storage is blocked nothing is kept and nothing thrown", () => {
   expect(shelf.save([parcel("a")])).toBeFalsy();
   expect(shelf.overslept()).toBeFalsy();
   expect(adopted("s")).toEqual([]);
-  shelf.forbid(Date.now() + 1_000);
-  expect(shelf.forbiddenUntil()).toBeGreaterThan(Date.now());
+  shelf.forbid(10_000);
+  expect(shelf.forbiddenFor()).toBeGreaterThan(9_000);
 });
 
 test("a lock keeps others from looking until all see what was taken", async () => {
