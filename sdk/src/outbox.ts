@@ -189,14 +189,15 @@ export function createOutbox(manner: Manner, lastCall?: () => unknown): Post {
 
   /**
    * Send what waits, as much as browsers let outlive the page; the rest stays on the shelf, if it is safe there. So
-   * does what failed just now, unless the page goes: who looks at another tab is not to use up its tries.
+   * does what failed just now: of a page that goes nobody hears whether it arrived, so that it would have to be given
+   * up; and who looks at another tab is not to use up its tries.
    */
   function sendAll(): void {
     lastCall?.();
     wake();
     const safe = save();
     if (shelf.forbiddenFor() > 0 || (safe && navigator.onLine === false)) return;
-    while (waiting.length && (leaving || !safe || pause() <= 0) && deliver(safe));
+    while (waiting.length && (!safe || pause() <= 0 || (leaving && manner.idempotent)) && deliver(safe));
   }
 
   function arrive(): void {

@@ -90,6 +90,8 @@ function createPulse(): Pulse {
 
   return {
     init: guarded((given: Settings) => {
+      if (!given?.siteId || !given.apiKey || !given.endpoint)
+        return console.warn("tracker.js: init wants siteId, apiKey and endpoint");
       settings = { ...given, endpoint: given.endpoint.replace(/\/+$/, "") };
       post = optedOut(given.honorOptOut) ? undefined : (post ?? createOutbox(MANNER));
       early.splice(0).forEach(send);

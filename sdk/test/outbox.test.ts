@@ -261,7 +261,7 @@ test("a key that no request can carry keeps no other waiting", async () => {
   vi.stubGlobal("fetch", answer);
 });
 
-test("who looks at another tab uses up no tries", async () => {
+test("who looks at another tab uses up no tries, nor who goes", async () => {
   answers = Array(20).fill({ status: 502 });
   openPage()(API, "k", "/x", { n: 1 });
   await pass();
@@ -271,8 +271,19 @@ test("who looks at another tab uses up no tries", async () => {
   }
   expect(asked.length).toBe(1);
   expect(kept()).toEqual([1]);
+  // Nobody would hear what became of it; on the shelf it is safe.
+  leave();
+  expect(asked.length).toBe(1);
+  expect(kept()).toEqual([1]);
+});
+
+test("where twice is once, what failed is sent when the page goes, and kept all the same", async () => {
+  answers = [{ status: 502 }];
+  openPage({ idempotent: true })(API, "k", "/x", { n: 1 });
+  await pass();
   leave();
   expect(asked.length).toBe(2);
+  expect(kept()).toEqual([1]);
 });
 
 test("where there is no shelf what failed is sent when the page is hidden", async () => {

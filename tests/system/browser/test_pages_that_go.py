@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from playwright.sync_api import BrowserContext
@@ -75,6 +76,29 @@ def test_what_waits_is_sent_when_the_page_goes(
         await_empty_shelf(page)
         on_load = names(edge)[: ON_LOAD[script]]
         assert names(edge) == [*on_load, "held", "waits", *on_load, "next"]
+
+
+@pytest.mark.parametrize("script", HTML)
+def test_what_failed_waits_for_the_next_page(
+    visitor: BrowserContext, edge: Edge, stack: Stack, script: str
+) -> None:
+    name = f"failed_{uuid4().hex}"
+    edge.pages["shop.example.com/elsewhere"] = _OTHER
+    page = open_page(visitor, edge, HTML[script])
+    await_events(edge, ON_LOAD[script])
+    await_empty_shelf(page)
+    # The service is away, and still is when the page goes.
+    edge.troubles += [Trouble(503)] * 3
+    page.evaluate(track(script, name))
+    eventually(lambda: '"tries":1' in str(shelf(page)), "the page knows that it failed")
+    page.goto(f"{SHOP}/elsewhere")
+    assert name in str(shelf(page))
+    edge.troubles.clear()
+    page.goto(f"{SHOP}/")
+    await_empty_shelf(page)
+    stack.await_rows("select 1 from events where name = %s", name)
+    stack.wait_until_drained()
+    assert stack.sql("select count(*) from events where name = %s", name) == [(1,)]
 
 
 @pytest.mark.parametrize("script", ["datafly", "apex", "pulse"])
