@@ -2,9 +2,9 @@
 
 One HTTP request per gRPC call costs more than all the rest of a request (measured: 4.5k req/s instead of
 18.9k). So what arrives within one turn of the event loop, or while earlier calls are under way, shares a
-message of a stream; but that leaves as soon as there is enough for one, so that the core begins while the
-facade still reads. Callers know nothing of each other: one that goes away, or is too large, costs the others
-nothing.
+message of a stream; but that leaves as soon as there is enough for one, in itself or beside what is under
+way, so that the core begins while the facade still reads. Callers know nothing of each other: one that goes
+away, or is too large, costs the others nothing.
 """
 
 import asyncio
@@ -22,6 +22,8 @@ _log = structlog.get_logger()
 
 # Field 1 of BatchIngestStreamRequest, length-delimited.
 _TAG = b"\x0a"
+# The share of all requests not answered yet that has to wait for another call beside those under way.
+_OF_UNANSWERED = 3
 
 BatchIngest = Callable[[bytes], Awaitable[BatchIngestStreamResponse]]
 """Sends a serialized BatchIngestStreamRequest; what is awaited raises CoreRefusal, or TimeoutError."""
@@ -98,7 +100,13 @@ class Coalescer:
         self._flush()
 
     def _flush(self) -> None:
-        while self._waiting and len(self._calls) < self._max_calls:
+        # Beside earlier calls only in company: a message costs the two ends what several requests do. At 32
+        # connections each then has 16 requests instead of 10, and all parts together take a tenth less CPU.
+        while (
+            self._waiting
+            and len(self._calls) < self._max_calls
+            and len(self._waiting) * _OF_UNANSWERED >= self._unanswered
+        ):
             batch = self._take()
             self._note_message(len(batch))
             call = self._loop.create_task(self._call(batch, self._batch_ingest(_framed(batch))))

@@ -86,6 +86,26 @@ async def test_as_many_as_are_worth_a_message_go_at_once() -> None:
     assert [outcome.cookie_domain for outcome in outcomes] == ids(range(5))
 
 
+async def test_beside_a_call_under_way_goes_half_as_many_and_after_it_whoever_waits() -> None:
+    core = Core()
+    coalescing = coalescer(core, max_calls=8)
+    waits = [coalescing.submit(request(number)) for number in range(4)]
+    async with asyncio.timeout(5):
+        while not core.calls:  # noqa: ASYNC110 - until its task has run
+            await asyncio.sleep(0)
+        waits.append(coalescing.submit(request(4)))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert core.calls == [ids(range(4))]
+        waits.append(coalescing.submit(request(5)))
+        while len(core.calls) < 2:  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0)
+        waits.append(coalescing.submit(request(6)))
+        core.open.set()
+        await asyncio.gather(*waits)
+    assert core.calls == [ids(range(4)), ids(range(4, 6)), ids(range(6, 7))]
+
+
 @pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 16_383, 16_384, 3_000_000])
 async def test_frames_any_length(size: int) -> None:
     core = Core()
