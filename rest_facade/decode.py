@@ -218,7 +218,7 @@ class Decoder:
             event.sanitized = True
 
     def _tell_circumstances(self, event: Event, arrival: Arrival) -> Event:
-        """Say what HTTP tells of a request's events; what one says itself of the same goes over it."""
+        """Say what HTTP tells of a request's events; a shape, filled later, changes the user agent only."""
         event.client_ip = arrival.client_ip
         if arrival.cookie_id:
             event.cookie_id = arrival.cookie_id

@@ -61,7 +61,8 @@ class Response(asgi.Response):
         self._headers = headers
 
     def whole(self, media_type: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
-        """Give the headers, with the length, and the body."""
+        """Give the headers, with the length, and the body: `data`, as nothing else is looked at."""
+        assert self.text is self._media is self.stream is None
         body = self._data or b""
         self._headers["content-length"] = str(len(body))
         return self._asgi_headers(media_type), body
@@ -86,7 +87,10 @@ class _Router(CompiledRouter):
 
 
 class App(asgi.App[Request, Response]):
-    """Falcon, but for the moment it waits for the body."""
+    """Falcon, but for the moment it waits for the body, and what it does around a POST.
+
+    A POST has a responder, error handlers, and an answer in bytes: no middleware, stream or callback.
+    """
 
     def __init__(self, middleware: Any) -> None:
         super().__init__(
@@ -107,7 +111,7 @@ class App(asgi.App[Request, Response]):
         return super().__call__(scope, _nothing_yet, send)
 
     async def _take(self, scope: dict[str, Any], send: Any) -> None:
-        """Serve a POST. Whoever answers one here gives bytes whole: no middleware, stream or callback."""
+        """Serve a POST."""
         request = Request(scope, None, options=self.req_options)
         response = Response(options=self.resp_options)
         try:

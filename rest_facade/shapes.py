@@ -4,6 +4,8 @@ It hides how rows become fast; it knows no dialect, no HTTP, and no body but one
 """
 
 from collections.abc import Callable, Mapping
+from itertools import groupby
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -212,14 +214,20 @@ def _taker(row: Field, parent: str, leaf: str) -> _Take:
 
 
 def _compile_copies(shape: Shape) -> tuple[_Copies, ...]:
-    """Put together what is copied from one object: most often the object is not there."""
-    grouped: dict[str, list[_Copy]] = {}
+    """Put together what is copied from one object: most often the object is not there.
+
+    Neighbours only: the order of the table says which of two sources wins.
+    """
+    copies: list[tuple[str, _Copy]] = []
     filled = {row.to for row in shape.fields}
     for wire, to in shape.copies:
         path, _, name = wire.rpartition(".")
-        grouped.setdefault(path, []).append((name, *_target(to), to in _FREE_FORM, to in filled))
+        copies.append((path, (name, *_target(to), to in _FREE_FORM, to in filled)))
         filled.add(to)
-    return tuple((tuple(path.split(".")), tuple(rows)) for path, rows in grouped.items())
+    return tuple(
+        (tuple(path.split(".")) if path else (), tuple(copy for _, copy in neighbours))
+        for path, neighbours in groupby(copies, key=itemgetter(0))
+    )
 
 
 def _copy(event: Event, aside: Json, copies: tuple[_Copies, ...]) -> None:

@@ -48,7 +48,6 @@ _FIELDS = (
     Field("messageId", "message_id", text(128)),
 )
 _COPIES = (
-    ("context.traits", "traits"),
     ("context.page.url", "page.url"),
     ("context.page.path", "page.path"),
     ("context.page.search", "page.search"),
@@ -59,6 +58,7 @@ _COPIES = (
     ("context.campaign.name", "campaign.name"),
     ("context.campaign.term", "campaign.term"),
     ("context.campaign.content", "campaign.content"),
+    ("context.traits", "traits"),
     ("context.userAgent", "device.user_agent"),
     ("context.locale", "device.locale"),
     ("context.timezone", "device.timezone"),
