@@ -6,8 +6,7 @@ from polylect.v1.event_pb2 import Event
 
 from storage.reckoning import Line, hour_of
 from storage.rows import COLUMNS, Row
-
-MICROS_PER_SECOND = 1_000_000
+from storage.values import MICROS_PER_SECOND
 
 _DIALECT = COLUMNS.index("provenance_dialect")
 _SOURCE_ID = COLUMNS.index("source_id")

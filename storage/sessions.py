@@ -26,10 +26,10 @@ from polylect.v1.event_pb2 import Event
 from sqlalchemy import BigInteger, ColumnElement, Label, Text, and_, case, cast, func, literal, or_
 
 from storage.arrays import date_array, time_array, uuid_array
-from storage.prepared import MICROS_PER_SECOND, PreparedEvent
+from storage.prepared import PreparedEvent
 from storage.rows import COLUMNS
 from storage.schema import events
-from storage.values import EPOCH
+from storage.values import EPOCH, MICROS_PER_SECOND
 
 WINDOW: Final = timedelta(minutes=30)
 

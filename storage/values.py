@@ -10,6 +10,8 @@ from sqlalchemy.dialects.postgresql import INET, JSONB, UUID
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+MICROS_PER_SECOND = 1_000_000
+
 ID_TOLERANCE = timedelta(hours=1)
 """How far receipt, by the facade's clock, may be from the moment in the id, by the core's."""
 

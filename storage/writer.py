@@ -7,7 +7,6 @@ how the one bad event among thousands is found. It must not know of the queue.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -16,25 +15,23 @@ import structlog
 from polylect.v1.event_pb2 import Event
 from polylect.v1.quarantine_pb2 import QuarantinedEvent
 
-from storage.arrays import time_array, uuid_array, uuid_bytes
+from storage.arrays import recurring_uuid_bytes, time_array, uuid_array, uuid_bytes
 from storage.dedup import dedup_key
 from storage.duplicates import insert_duplicates
 from storage.enrich import Enricher
 from storage.group_links import insert_group_links
 from storage.identity_links import insert_identity_links
 from storage.partitions import Partitions
-from storage.prepared import MICROS_PER_SECOND, PreparedEvent
+from storage.prepared import PreparedEvent
 from storage.quarantine_rows import insert_quarantined, remove_quarantined, unwritable, words_of
 from storage.reckoning import Reckoning
 from storage.rollup_queue import enqueue_rollup
 from storage.rows import COPY, row_of, write_rows
 from storage.sessions import extend_sessions
-from storage.values import END_OF_TIME_SECONDS
+from storage.values import END_OF_TIME_SECONDS, MICROS_PER_SECOND
 
 Clock = Callable[[], datetime]
 Connection = psycopg.Connection[Any]
-# Of a claim's events most are of a few sources.
-_source_bytes = lru_cache(uuid_bytes)
 NoteQuarantined = Callable[[Sequence[QuarantinedEvent]], None]
 """Hears of entries as they are written; their transaction may yet fail."""
 
@@ -209,7 +206,7 @@ class Writer:
         return PreparedEvent(
             event,
             uuid_bytes(event_id),
-            _source_bytes(source_id),
+            recurring_uuid_bytes(source_id),
             row_of(event),
             bytes.fromhex(key) if key else None,
             seconds * MICROS_PER_SECOND + received_at.nanos // 1000,
@@ -287,9 +284,9 @@ class Writer:
                 uuid_array([one.event_id for one in ordered]),
                 time_array([one.received_micros for one in ordered]),
             )
-            cursor = connection.execute(_REMEMBER, (*columns, self._dedup_window), binary=True)
-            for (ids,) in cursor:
-                fresh.update([ids[at : at + _UUID_BYTES] for at in range(0, len(ids), _UUID_BYTES)])
+            found = connection.execute(_REMEMBER, (*columns, self._dedup_window), binary=True).fetchone()
+            ids = found[0] if found else b""
+            fresh.update([ids[at : at + _UUID_BYTES] for at in range(0, len(ids), _UUID_BYTES)])
             pending = later
         return [one for one in prepared if one.dedup_key is None or one.event_id in fresh]
 

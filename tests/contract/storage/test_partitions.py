@@ -8,9 +8,14 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import create_engine, text
 from worker_factory import NOW, SOURCE, column, enqueue, make_event, select
 
 from storage.errors import StorageUnavailable
+from storage.migrate import migrate
+from storage.migrations.upgrade import script_directory
 from storage.partitions import Lock, Partitions, try_lock
 from storage.purging import purge_many
 from storage.retention import Retention
@@ -257,10 +262,35 @@ def test_of_too_many_of_a_source_the_newest_stay(connection: psycopg.Connection[
     assert column(connection, newest_first) == [*before[:3], *before[5:]]
 
 
+def without_statistics(connection: psycopg.Connection[Any]) -> list[Any]:
+    return column(
+        connection,
+        "SELECT relname || '.' || attname"
+        " FROM pg_inherits JOIN pg_attribute ON attrelid = inhrelid JOIN pg_class ON pg_class.oid = inhrelid"
+        " WHERE inhparent = 'events'::regclass AND attstattarget = 0 ORDER BY 1",
+    )
+
+
 def test_no_statistics_are_made_of_json(connection: psycopg.Connection[Any], partitions: Partitions) -> None:
     partitions.ensure([TODAY])
-    names = connection.execute(
-        "SELECT attname FROM pg_attribute WHERE attstattarget = 0 AND attrelid = ("
-        "SELECT inhrelid FROM pg_inherits WHERE inhparent = 'events'::regclass) ORDER BY 1"
-    ).fetchall()
-    assert names == [("context",), ("properties",), ("traits",)]
+    json = ("context", "properties", "traits")
+    assert without_statistics(connection) == [f"events_p20260131.{name}" for name in json]
+
+
+def test_nor_in_the_partitions_an_upgrade_finds(
+    database_url: str, connection: psycopg.Connection[Any], partitions: Partitions
+) -> None:
+    partitions.ensure([TODAY])
+    connection.execute(
+        'CREATE TABLE "Events before" PARTITION OF events'
+        " FOR VALUES FROM (MINVALUE) TO ('2020-01-01 00:00:00+00')"
+    )
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database_url))
+    revision = script_directory().get_revision("0007")
+    with engine.begin() as alembics, Operations.context(MigrationContext.configure(alembics)):
+        revision.module.downgrade()
+        alembics.execute(text("UPDATE alembic_version SET version_num = '0006'"))
+    engine.dispose()
+    assert without_statistics(connection) == []
+    assert migrate(database_url)
+    assert len(without_statistics(connection)) == 6
