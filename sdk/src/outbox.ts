@@ -105,7 +105,7 @@ export function createOutbox(manner: Manner, lastCall?: () => unknown): Post {
     clearTimeout(timer);
     if (underWay.size || !waiting.length) return;
     const ms = Math.max(pause(), shelf.forbiddenFor());
-    if (ms > 0) timer = setTimeout(keep, Math.min(ms, Limit.LongestPauseMs), []);
+    if (ms > 0) timer = setTimeout(guarded(keep), Math.min(ms, Limit.LongestPauseMs), []);
     else deliver();
   }
 
@@ -138,7 +138,8 @@ export function createOutbox(manner: Manner, lastCall?: () => unknown): Post {
     for (const one of parcels) underWay.add(one);
     // Without headers no browser has to ask first whether it may.
     const { headers = {}, query = "" } = manner.credential?.(key) ?? {};
-    const beacon = (): boolean => navigator.sendBeacon?.(to + path + query, body);
+    // May be missing, and throws where the address is none.
+    const beacon = () => attempt(() => navigator.sendBeacon(to + path + query, body));
     const send = (): Promise<Response> =>
       fetch(to + path, {
         method: "POST",
@@ -153,14 +154,14 @@ export function createOutbox(manner: Manner, lastCall?: () => unknown): Post {
     return true;
   }
 
-  /** Hear what became of it; of a beacon, whether the browser took it. */
-  async function settle(parcels: Parcel[], sent: Promise<Response> | boolean): Promise<void> {
+  /** Hear what became of it; of a beacon, whether the browser took it; nothing, where there is no way at all. */
+  async function settle(parcels: Parcel[], sent: Promise<Response> | boolean | undefined): Promise<void> {
     const departure = departures;
     let again: boolean;
     try {
-      const { status = 0, headers } = (await sent) as Partial<Response>;
+      const { status = 0, headers } = ((await sent) ?? {}) as Partial<Response>;
       again = !sent || status === 429 || status >= 500;
-      if (again && !obey(headers!.get("Retry-After")!)) for (const one of parcels) one.tries++;
+      if (again && !obey(headers?.get("Retry-After") ?? "")) for (const one of parcels) one.tries++;
     } catch {
       // No answer, or none that may be read. When the page goes, browsers fail what is under way and deliver it all
       // the same: again would be twice.

@@ -572,3 +572,52 @@ test("without fetch a beacon goes, with the key in the address where it is in no
   expect(beacons).toEqual([`${API}/x?wk=a%26b`]);
   expect(kept()).toEqual([]);
 });
+
+function stubBeacon(sendBeacon: () => boolean): void {
+  const properties = { sendBeacon: { value: sendBeacon }, onLine: { value: true } };
+  vi.stubGlobal("navigator", Object.create(navigator, properties));
+}
+
+test("a beacon that is refused is one try, and kept where the page goes", async () => {
+  const sendBeacon = vi.fn(() => false);
+  stubBeacon(sendBeacon);
+  vi.stubGlobal("fetch", undefined);
+  const post = openPage();
+  post(API, "k", "/x", { n: 1 });
+  await pass(1e6);
+  expect(sendBeacon).toHaveBeenCalledTimes(10);
+  expect(kept()).toEqual([]);
+  post(API, "k", "/x", { n: 2 });
+  leave();
+  await pass();
+  expect(kept()).toEqual([2]);
+});
+
+test("where no beacon can be sent a page that goes lets go all the same", async () => {
+  const warned = vi.spyOn(console, "warn").mockReturnValue();
+  stubBeacon(() => {
+    throw new TypeError("The URL argument is ill-formed or unsupported.");
+  });
+  answers = ["silent", "broken"];
+  const post = openPage({ idempotent: true });
+  post(API, "k", "/x", { n: 1 });
+  post("https://", "k", "/x", { n: 2 });
+  leave();
+  await pass();
+  expect(warned).not.toHaveBeenCalled();
+  expect(numbers()).toEqual([[1], [2]]);
+  expect(Object.values(items()).map(([date]) => date)).toEqual([0]);
+  comeBack();
+  await pass();
+  expect(numbers().slice(2)).toEqual([[1], [2]]);
+});
+
+test("what fails later, too, is told the console and not the page", async () => {
+  const warned = vi.spyOn(console, "warn").mockReturnValue();
+  answers = ["broken"];
+  openPage()(API, "k", "/x", { n: 1 });
+  await pass();
+  vi.stubGlobal("Blob", undefined);
+  await pass(1_000);
+  expect(warned).toHaveBeenCalledOnce();
+});
