@@ -6,7 +6,7 @@ A caller is the admin, the facade, or the holder of a client key. The first two 
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from hmac import compare_digest
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote
 
 import grpc
@@ -18,7 +18,7 @@ from core_service.keys import KeyEntry, KeyRing
 
 _REQUEST_ID_CHARACTERS = 128
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any] | KnownContext"
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
@@ -30,17 +30,19 @@ class Caller(NamedTuple):
     key: KeyEntry | None
 
 
-class _Known:
-    """A call's context whose metadata were read once."""
+class KnownContext:
+    """A call's context whose metadata were read once; all else it has from that."""
 
     __slots__ = ("_context", "_metadata", "token")
 
     def __init__(self, context: Context) -> None:
+        """Read the metadata."""
         self._context = context
         self._metadata = cast("Metadata", context.invocation_metadata() or ())
         self.token = _bearer(self._metadata)
 
     def invocation_metadata(self) -> Metadata:
+        """Give what was read."""
         return self._metadata
 
     def __getattr__(self, name: str) -> Any:
@@ -74,13 +76,13 @@ class Callers:
         """Tell whether a call with that metadata is the facade's."""
         return _same(_bearer(metadata), self._facade_token)
 
-    def admit(self, context: Context) -> Context:
+    def admit(self, context: Context) -> KnownContext:
         """Give the context of a call with a valid credential, whoever's, its metadata read once for all.
 
         A credential may end while the call goes on, so who asks for the caller again finds that anew. Raises
         CoreError.
         """
-        known = cast("Context", _Known(context))
+        known = KnownContext(context)
         self._resolve(known)
         return known
 
@@ -134,9 +136,8 @@ def require_scope(key: KeyEntry | None, scope: str) -> None:
 
 def bearer_token(context: Context) -> str:
     """Give what follows Bearer in the call's `authorization`; "" when there is none."""
-    given: object = context
-    if isinstance(given, _Known):
-        return given.token
+    if isinstance(context, KnownContext):
+        return context.token
     return _bearer(cast("Metadata", context.invocation_metadata() or ()))
 
 

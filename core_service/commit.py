@@ -1,8 +1,8 @@
 """Group commit; hides how many calls share one row of the queue.
 
-Whatever arrives while a flush is under way becomes the next row. Single calls come one by one, and a flush
-ends before a few of them have: where there are many at a time, a row waits a moment for more. Nothing here
-knows what an event means.
+Whatever arrives while a flush is under way becomes the next row. Clients' own messages come one by one, and a
+flush ends before a few of them have: where there are many at a time, a row waits a moment for more. Nothing
+here knows what an event means.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ BUFFER_BYTES = 64 * 1024 * 1024
 # 4 gave 13.2k and 18.4k, in short runs that differed among themselves by as much.
 FLUSHES_IN_FLIGHT = 4
 
-# After a row of more than one parcel, single calls begin the next no sooner, unless twice as many wait, or
-# enough, or as many as there were when it took too long. A row costs the core 100k instructions; a call takes
-# it some 0.2 ms.
+# After a row of more than one parcel, those that may wait begin the next no sooner, unless twice as many do,
+# or enough, or as many as there were when it took too long. A row costs the core 100k instructions; a call
+# takes it some 0.2 ms.
 _PACE_SECONDS = 0.002
 _ENOUGH_PARCELS = 32
 
@@ -100,12 +100,14 @@ class GroupCommit:
         self._row_began = 0.0
         self._wanted = 1
         self._pause: asyncio.TimerHandle | None = None
+        # Whether some wait for a slot that wait for nothing else.
+        self._hurried = False
 
-    async def commit(self, parcels: Iterable[Parcel], *, alone: bool = False) -> list[CoreError | None]:
+    async def commit(self, parcels: Iterable[Parcel], *, may_wait: bool = False) -> list[CoreError | None]:
         """Wait until each parcel is durable (None) or known not to be (why); an empty one always is.
 
-        `alone`: they are of a single client's call, and may wait for those of others. Raises Overloaded when
-        the buffer has no room; then nothing was taken.
+        `may_wait`: they are of one client's message, and wait for those of others if there are many. Raises
+        Overloaded when the buffer has no room; then nothing was taken.
         """
         wanted = list(parcels)
         size_bytes = sum(parcel.size_bytes for parcel in wanted)
@@ -119,7 +121,8 @@ class GroupCommit:
             if future is not None:
                 self._held_bytes += parcel.size_bytes
                 self._waiting.append((parcel, future))
-        if not alone or self._may_begin(loop.time()):
+        self._hurried = self._hurried or not may_wait
+        if self._hurried or self._may_begin(loop.time()):
             self._start_flushes()
         elif self._pause is None:
             self._pause = loop.call_at(self._row_began + self._pace_seconds, self._end_pause)
@@ -132,7 +135,7 @@ class GroupCommit:
             await asyncio.wait(self._flushes)
 
     def _may_begin(self, now: float) -> bool:
-        # Who is alone shares no row, and never waits.
+        # Where one comes at a time rows are not shared, and none waits but the first after a shared one.
         return len(self._waiting) >= self._wanted or now >= self._row_began + self._pace_seconds
 
     def _end_pause(self) -> None:
@@ -148,6 +151,7 @@ class GroupCommit:
             task = asyncio.create_task(self._flush(self._next_row()))
             self._flushes.add(task)
             task.add_done_callback(self._flush_ended)
+        self._hurried = self._hurried and bool(self._waiting)
 
     def _flush_ended(self, task: asyncio.Task[None]) -> None:
         self._flushes.discard(task)
@@ -213,5 +217,6 @@ async def _outcome(future: asyncio.Future[None] | None) -> CoreError | None:
         try:
             await future
         except CoreError as error:
-            return error
+            # Its frame here has the future, and that has it.
+            return error.with_traceback(None)
     return None

@@ -11,16 +11,19 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
-_V1 = "grpc.reflection.v1.ServerReflection"
+from core_service.entry import Services
+
+_NAMES = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
 
 
-def add_reflection(services: Iterable[str], server: grpc.aio.Server) -> None:
-    """Have `server` describe `services`, and itself."""
-    servicer = cast("Any", reflection).aio.ReflectionServicer((*services, reflection.SERVICE_NAME))
+def add_reflection(described: Iterable[str], services: Services) -> tuple[str, ...]:
+    """Add to `services` one that describes them, and itself; give its names."""
+    servicer = cast("Any", reflection).aio.ReflectionServicer((*described, reflection.SERVICE_NAME))
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=ServerReflectionRequest.FromString,
         response_serializer=ServerReflectionResponse.SerializeToString,
     )
-    for name in (reflection.SERVICE_NAME, _V1):
-        cast("Any", server).add_registered_method_handlers(name, {"ServerReflectionInfo": handler})
+    for name in _NAMES:
+        services.add_registered_method_handlers(name, {"ServerReflectionInfo": handler})
+    return _NAMES

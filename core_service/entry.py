@@ -1,36 +1,27 @@
-"""The way in for every call; hides what is refused before its message is read, and google.rpc.Status.
+"""The way in for every call; hides what is refused before its message is read.
 
 A caller that shows no valid credential costs no more than its metadata, and no caller's calls leave the
 facade without room. Knows which calls are under way, so that a drain can wait for the last answer.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from time import monotonic
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
 import structlog
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc import error_details_pb2
-from google.rpc.status_pb2 import Status
 from polylect.v1 import error_reason_pb2 as reasons
 
 from core_service.callers import Callers, Context, Metadata, client_ip_of, given_request_id, request_id_of
 from core_service.counts import Counts
-from core_service.errors import (
-    OVERLOAD_RETRY_SECONDS,
-    CoreError,
-    StorageUnavailable,
-    reason_label,
-    reason_word,
-)
+from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, reason_label
 from core_service.ingest import MAX_EVENTS
 from core_service.raw_message import MESSAGE_BYTES, RawLimits, parse
 from core_service.refusals import Refusals, RefusedCall
+from core_service.rich_status import Answer, abort, as_core_error, leaving_nothing
 
-_DOMAIN = "polylect.v1"
 _OWN_METHODS = "/polylect.v1."
 _BATCH_INGEST = "/polylect.v1.IngestService/BatchIngest"
 _BATCH_INGEST_STREAM = "/polylect.v1.IngestService/BatchIngestStream"
@@ -46,12 +37,20 @@ _OPEN_READ_SECONDS = 2.0
 _OPEN_LIMITS = RawLimits(max_bytes=64 * 1024)
 _NO_LIMITS = RawLimits()
 _NO_MESSAGE = "The call has no message"
-_DETAILS_KEY = "grpc-status-details-bin"
 
 # Generic for the type checker only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Servicer = TypeVar("Servicer")
 
 log = structlog.get_logger()
+
+
+class Services(Protocol):
+    """What generated code knows of a server."""
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Any, /) -> None: ...
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler], /) -> None: ...
 
 
 class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
@@ -74,10 +73,16 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @property
-    def services(self) -> grpc.aio.Server:
-        """Give what services are added to: of a server, generated code knows nothing but this."""
-        return cast("grpc.aio.Server", self)
+    def add(self, add_to_server: Callable[[Servicer, Any], None], servicer: Servicer) -> None:
+        """Add a service by its generated function."""
+        add_to_server(servicer, self)
+
+    def require(self, services: Iterable[str]) -> None:
+        """Raise LookupError unless each service was added: generated code of another age may not do it."""
+        added = {method.rpartition("/")[0] for method in self._of_facade}
+        lacking = sorted(name for name in services if f"/{name}" not in added)
+        if lacking:
+            raise LookupError(f"nothing answers for {', '.join(lacking)}")
 
     def add_generic_rpc_handlers(self, _: object) -> None:
         """Take no notice: generated code adds every method in both ways."""
@@ -122,7 +127,7 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             return response
 
         return grpc.unary_unary_rpc_method_handler(
-            cast("Any", answer), response_serializer=handler.response_serializer
+            cast("Any", leaving_nothing(answer)), response_serializer=handler.response_serializer
         )
 
     def _wrap_facade_stream(self, handler: Handler, method: str) -> Handler:
@@ -138,19 +143,19 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                 await self._end(error, method, context)
 
         return grpc.stream_stream_rpc_method_handler(
-            cast("Any", answer), response_serializer=handler.response_serializer
+            cast("Any", leaving_nothing(answer)), response_serializer=handler.response_serializer
         )
 
     async def _each(
         self, method: str, parser: Callable[[bytes], Any], context: Context
     ) -> AsyncGenerator[Any, None]:
         """Give message after message; each is under way until the next is asked for."""
-        while isinstance(raw := await context.read(), bytes):
+        while read := await _read(context):
             self._calls += 1
             self._idle.clear()
             started = monotonic()
             try:
-                yield parse(raw, parser, _NO_LIMITS)
+                yield parse(read.pop(), parser, _NO_LIMITS)
             finally:
                 self._leave(None)
                 self._counts.time_call(method, started)
@@ -172,8 +177,8 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                 with self._client_places:
                     if handler.stream_stream:
                         self._enter()
-                        messages = _parsed(context, parser, limits)
-                        await _stream(cast("Any", handler.stream_stream)(messages, known), context)
+                        async with aclosing(_parsed(context, parser, limits)) as messages:
+                            await _stream(cast("Any", handler.stream_stream)(messages, known), context)
                     else:
                         request = parse(await _only(context), parser, limits)
                         self._enter()
@@ -202,7 +207,7 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         """End a call with an error: counted, logged with the caller's own request id, told."""
         has_events = method in _EVENT_METHODS
         request_id = request_id_of(context) if has_events else given_request_id(context)
-        refusal = _as_core_error(error, method, request_id)
+        refusal = as_core_error(error, method, request_id)
         # A stream that ends with the core has all its answers.
         if refusal.event_count:
             self._counts.count_call(method, refusal.status.name, refusal.reason)
@@ -210,7 +215,7 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             log.info("call_refused", method=method, request_id=request_id, reason=reason)
             if has_events:
                 self._note_refused(method, refusal, context, request_id)
-        await _abort(context, refusal)
+        await abort(context, refusal)
 
     def _note_refused(self, method: str, refusal: CoreError, context: Context, request_id: str) -> None:
         """Have refused events counted, and tell the caller by which id to ask for them."""
@@ -228,8 +233,8 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             try:
                 with places:
                     if handler.stream_stream:
-                        messages = _parsed(context, parser, _OPEN_LIMITS)
-                        await _stream(cast("Any", handler.stream_stream)(messages, context), context)
+                        async with aclosing(_parsed(context, parser, _OPEN_LIMITS)) as messages:
+                            await _stream(cast("Any", handler.stream_stream)(messages, context), context)
                         return None
                     async with self._open_readers, asyncio.timeout(_OPEN_READ_SECONDS):
                         request = parse(await _only(context), parser, _OPEN_LIMITS)
@@ -239,9 +244,9 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             except grpc.aio.AbortError:
                 raise
             except TimeoutError:
-                await _abort(context, CoreError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, _NO_MESSAGE))
+                await abort(context, CoreError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, _NO_MESSAGE))
             except Exception as error:
-                await _abort(context, _as_core_error(error, method, ""))
+                await abort(context, as_core_error(error, method, ""))
             return None
 
         return _unread(answer, handler)
@@ -277,25 +282,32 @@ class _Places:
         self._left += 1
 
 
-def _unread(answer: Callable[[object, Context], Awaitable[object]], handler: Handler) -> Handler:
+def _unread(answer: Answer, handler: Handler) -> Handler:
     # gRPC reads a unary call's message before its handler runs, and a stream's when the handler asks. On the
     # wire the two are the same. A single answer is sent together with metadata and status.
     make = (
         grpc.stream_unary_rpc_method_handler if handler.unary_unary else grpc.stream_stream_rpc_method_handler
     )
-    return make(cast("Any", answer), response_serializer=handler.response_serializer)
+    return make(cast("Any", leaving_nothing(answer)), response_serializer=handler.response_serializer)
 
 
-async def _parsed(context: Context, parser: Callable[[bytes], Any], limits: RawLimits) -> AsyncIterator[Any]:
-    while isinstance(raw := await context.read(), bytes):
-        yield parse(raw, parser, limits)
+async def _parsed(
+    context: Context, parser: Callable[[bytes], Any], limits: RawLimits
+) -> AsyncGenerator[Any, None]:
+    while read := await _read(context):
+        yield parse(read.pop(), parser, limits)
 
 
 async def _only(context: Context) -> bytes:
-    raw = await context.read()
-    if isinstance(raw, bytes):
-        return raw
+    if read := await _read(context):
+        return read.pop()
     raise CoreError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, _NO_MESSAGE)
+
+
+async def _read(context: Context) -> list[bytes]:
+    """Give the next message, to be taken out: a stream that waits keeps none; nothing at the end."""
+    raw = await context.read()
+    return [raw] if isinstance(raw, bytes) else []
 
 
 async def _stream(answers: AsyncGenerator[Any, None], context: Context) -> None:
@@ -303,37 +315,3 @@ async def _stream(answers: AsyncGenerator[Any, None], context: Context) -> None:
     async with aclosing(answers) as responses:
         async for response in responses:
             await context.write(response)
-
-
-def _as_core_error(error: Exception, method: str, request_id: str) -> CoreError:
-    if isinstance(error, CoreError):
-        # gRPC keeps what ends a call for a while; its frames would keep the raw message.
-        error.__context__ = None
-        return error.with_traceback(None)
-    if isinstance(error, ConnectionError):
-        log.warning("storage_unavailable", method=method, request_id=request_id, error=str(error))
-        return StorageUnavailable()
-    log.error("call_failed", method=method, request_id=request_id, exc_info=error)
-    return CoreError(reasons.ERROR_REASON_INTERNAL, "Internal error")
-
-
-async def _abort(context: Context, error: CoreError) -> NoReturn:
-    status = Status(code=cast("tuple[int, str]", error.status.value)[0], message=error.message)
-    _add_detail(status, error_details_pb2.ErrorInfo(reason=reason_word(error.reason), domain=_DOMAIN))
-    if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
-        _add_detail(status, error_details_pb2.BadRequest(field_violations=[violation]))
-    if error.retry_after_seconds:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.seconds = error.retry_after_seconds
-        _add_detail(status, retry)
-    given = tuple(context.trailing_metadata() or ())
-    details = (_DETAILS_KEY, status.SerializeToString())
-    await context.abort(error.status, error.message, cast("Any", (*given, details)))
-    raise AssertionError("abort raises")
-
-
-def _add_detail(status: Status, detail: Any) -> None:
-    packed = AnyMessage()
-    packed.Pack(detail)
-    status.details.append(packed)

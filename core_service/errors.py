@@ -1,6 +1,6 @@
 """What the core refuses with; hides which gRPC status a reason has.
 
-Raised anywhere in the core, translated to the wire only in `entry`.
+Raised anywhere in the core, translated to the wire only in `rich_status`.
 """
 
 from typing import NamedTuple

@@ -8,10 +8,10 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
-import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from core_service.entry import Services
 from core_service.keys import KeyRing
 
 _PERIOD_SECONDS = 1.0
@@ -24,15 +24,15 @@ class HealthMonitor:
 
     def __init__(
         self,
-        server: grpc.aio.Server,
-        services: Iterable[str],
+        services: Services,
+        watched: Iterable[str],
         keys: KeyRing,
         ping: Callable[[], Awaitable[None]],
     ) -> None:
-        """Answer for `services`, and for all as the one of no name; `ping` raises ConnectionError."""
+        """Answer for those `watched`, and for all as the one of no name; `ping` raises ConnectionError."""
         self._healthiness = cast("Any", health).aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._healthiness, server)
-        self._services = ("", *services)
+        health_pb2_grpc.add_HealthServicer_to_server(self._healthiness, services)
+        self._services = ("", *watched)
         self._keys = keys
         self._ping = ping
         self._was_serving: bool | None = None

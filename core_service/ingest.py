@@ -227,6 +227,8 @@ class IngestServicer(IngestServiceServicer):
                 if message is None:
                     return
                 answers.put_nowait(asyncio.create_task(self._take_message(message, context)))
+                # A stream that waits keeps none.
+                del message
         finally:
             drained.cancel()
             answers.put_nowait(None)
@@ -279,7 +281,7 @@ class IngestServicer(IngestServiceServicer):
         consignment = Consignment()
         self._admission.judge_direct(events, receipt)
         consignment.add(receipt.items, _ledger_line(receipt))
-        errors = await self._group_commit.commit(consignment.parcels, alone=True)
+        errors = await self._group_commit.commit(consignment.parcels, may_wait=True)
         spoiled = [receipt] if receipt.refused and not any(errors) else []
         count_durable(self._counts, consignment, errors, spoiled)
         for error in errors:

@@ -133,7 +133,7 @@ def utc_now() -> datetime:
 
 def run(options: CoreOptions, load_translator: LoadTranslator = no_translator) -> None:
     """Serve on a fast event loop until SIGTERM or SIGINT. Raises OSError when it can't listen."""
-    # What was imported is never garbage, and no call leaves a cycle unless it is refused.
+    # What was imported is never garbage, and no call leaves a circle, not even one that is refused.
     gc.freeze()
     gc.set_threshold(_COLLECTED_OBJECTS, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -247,7 +247,7 @@ class _Core:
             clock=clock,
             draining=self.draining,
         )
-        add_IngestServiceServicer_to_server(ingest, self.entry.services)
+        self.entry.add(add_IngestServiceServicer_to_server, ingest)
         self._add_readers(stores, callers, readers, quotas, clock)
         replayer = Replayer(
             admission,
@@ -259,9 +259,11 @@ class _Core:
             load_translator=load_translator,
         )
         quarantine = QuarantineServicer(callers, readers, stores.quarantine, replayer)
-        add_QuarantineServiceServicer_to_server(quarantine, self.entry.services)
-        add_reflection((*SERVICES, health.SERVICE_NAME), self.entry.services)
-        self.monitor = HealthMonitor(self.entry.services, SERVICES, self.keys, stores.ping)
+        self.entry.add(add_QuarantineServiceServicer_to_server, quarantine)
+        offered = (*SERVICES, health.SERVICE_NAME)
+        reflection = add_reflection(offered, self.entry)
+        self.monitor = HealthMonitor(self.entry, SERVICES, self.keys, stores.ping)
+        self.entry.require((*offered, *reflection))
 
     def _add_readers(
         self,
@@ -281,11 +283,11 @@ class _Core:
             clock=clock,
             trail=Trail(readers, stores.trail),
         )
-        add_QueryServiceServicer_to_server(query, self.entry.services)
+        self.entry.add(add_QueryServiceServicer_to_server, query)
         sources = SourceServicer(callers, stores.sources, self.keys, clock)
-        add_SourceServiceServicer_to_server(sources, self.entry.services)
+        self.entry.add(add_SourceServiceServicer_to_server, sources)
         identity = IdentityServicer(callers, readers, stores.identity, clock)
-        add_IdentityServiceServicer_to_server(identity, self.entry.services)
+        self.entry.add(add_IdentityServiceServicer_to_server, identity)
 
 
 def _in_background(**tasks: Callable[[], Coroutine[Any, Any, None]]) -> list[asyncio.Task[None]]:

@@ -1,7 +1,7 @@
 """Group commit: what shares a row, what happens when a row fails, and what is too much."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 import pytest
@@ -91,25 +91,78 @@ async def test_single_calls_wait_for_each_other_once_they_share_a_row() -> None:
     queue = GatedQueue()
     queue.gate.set()
     group = GroupCommit(queue, lambda items: nullcontext(), pace_seconds=60)
-    assert await wait_all(await started(group.commit([parcel("lone")], alone=True))) == [[None]]
+    assert await wait_all(await started(group.commit([parcel("lone")], may_wait=True))) == [[None]]
     assert await wait_all(await started(group.commit([parcel("a"), parcel("b")]))) == [[None, None]]
-    waiting = await started(*(group.commit([parcel(name)], alone=True) for name in "cde"))
+    waiting = await started(*(group.commit([parcel(name)], may_wait=True) for name in "cde"))
     assert queue.begun == 2
-    assert await wait_all([*waiting, *await started(group.commit([parcel("f")], alone=True))]) == [[None]] * 4
-    waiting = await started(group.commit([parcel("g")], alone=True))
+    assert (
+        await wait_all([*waiting, *await started(group.commit([parcel("f")], may_wait=True))]) == [[None]] * 4
+    )
+    waiting = await started(group.commit([parcel("g")], may_wait=True))
     assert await wait_all([*waiting, *await started(group.commit([parcel("h")]))]) == [[None]] * 2
-    waiting = await started(group.commit([parcel("i")], alone=True))
+    waiting = await started(group.commit([parcel("i")], may_wait=True))
     await wait_all([*waiting, *await started(group.drain())])
     assert [names_in(row) for row in queue.rows] == [["lone"], ["a", "b"], [*"cdef"], [*"gh"], ["i"]]
 
 
-async def test_a_single_call_waits_no_longer_than_the_pace() -> None:
+@pytest.fixture
+async def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the loop's clock on, which the test's own timeouts follow."""
+    loop = asyncio.get_running_loop()
+    real, passed = loop.time, [0.0]
+    monkeypatch.setattr(loop, "time", lambda: real() + passed[0])
+
+    def move(seconds: float) -> None:
+        passed[0] += seconds
+
+    return move
+
+
+async def test_a_single_call_waits_no_longer_than_the_pace(pass_time: Callable[[float], None]) -> None:
     queue = GatedQueue()
     queue.gate.set()
-    group = GroupCommit(queue, lambda items: nullcontext())
+    group = GroupCommit(queue, lambda items: nullcontext(), pace_seconds=60)
     await group.commit([parcel("a"), parcel("b")])
-    tasks = await started(group.commit([parcel("c")], alone=True))
+    tasks = await started(group.commit([parcel("c")], may_wait=True))
+    assert queue.begun == 1
+    pass_time(60)
     assert await wait_all(tasks) == [[None]]
+
+
+async def test_as_many_as_waited_in_vain_for_more_begin_the_next_row(
+    pass_time: Callable[[float], None],
+) -> None:
+    queue = GatedQueue()
+    queue.gate.set()
+    group = GroupCommit(queue, lambda items: nullcontext(), pace_seconds=60)
+    await group.commit([parcel("a"), parcel("b")])
+    tasks = await started(*(group.commit([parcel(name)], may_wait=True) for name in "cde"))
+    assert queue.begun == 1
+    pass_time(60)
+    assert await wait_all(tasks) == [[None]] * 3
+    tasks = await started(*(group.commit([parcel(name)], may_wait=True) for name in "fg"))
+    assert queue.begun == 2
+    tasks += await started(group.commit([parcel("h")], may_wait=True))
+    assert queue.begun == 3
+    assert await wait_all(tasks) == [[None]] * 3
+    assert [names_in(row) for row in queue.rows] == [["a", "b"], [*"cde"], [*"fgh"]]
+
+
+async def test_one_that_may_wait_keeps_nobody_from_a_free_slot() -> None:
+    queue = GatedQueue()
+    group = GroupCommit(queue, lambda items: nullcontext(), pace_seconds=60)
+    in_flight = await started(
+        *(group.commit([parcel(name)]) for name in "abc"), group.commit([parcel("d"), parcel("e")])
+    )
+    assert queue.begun == FLUSHES_IN_FLIGHT
+    late = await started(group.commit([parcel("f")]), group.commit([parcel("g")], may_wait=True))
+    queue.gate.set()
+    await wait_all([*in_flight, *late])
+    assert names_in(queue.rows[-1]) == ["f", "g"]
+    # Nobody hurries any more.
+    waiting = await started(group.commit([parcel("h")], may_wait=True))
+    assert queue.begun == FLUSHES_IN_FLIGHT + 1
+    await wait_all([*waiting, *await started(group.drain())])
 
 
 async def test_nothing_to_commit_waits_for_nothing() -> None:

@@ -4,7 +4,9 @@ import json
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from polylect.v1.event_pb2 import Event
@@ -91,3 +93,19 @@ def test_whole_doubles_are_integers_while_they_are_exact() -> None:
         "d": "1e300",
         "e": "0.1",
     }
+
+
+@pytest.mark.parametrize(
+    "owned",
+    [
+        {"event_id": "mine"},
+        {"source_id": "mine"},
+        {"received_at": Timestamp(seconds=1)},
+        {"received_at": Timestamp()},
+        {"sanitized": True},
+    ],
+)
+def test_what_is_the_cores_to_say_is_cleared(owned: dict[str, Any]) -> None:
+    event = Event(name="signup", **owned)
+    assert is_taken(event)
+    assert event == Event(name="signup")

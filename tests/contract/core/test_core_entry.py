@@ -1,15 +1,41 @@
 """What callers may cost before they are believed, and that none leaves the facade without room."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import sys
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import product
 from typing import Any
 
 import grpc
 import pytest
-from core_calls import ADMIN, FACADE, Caller, a_request, bearer, failure, failure_of, until
+from core_calls import (
+    ADMIN,
+    FACADE,
+    Caller,
+    Clock,
+    a_request,
+    an_event,
+    bearer,
+    calling,
+    failure,
+    failure_of,
+    until,
+)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from polylect.v1 import ingest_pb2, source_pb2
+from polylect.v1.ingest_pb2 import IngestRequest, IngestStreamRequest
+from polylect.v1.query_pb2 import ListEventsRequest
+
+from core_service.callers import Callers
+from core_service.counts import Counts
+from core_service.entry import Entry
+from core_service.errors import Overloaded
+from core_service.keys import KeyRing
+from core_service.listening import make_server
+from core_service.refusals import Refusals
+from core_service.server import CoreOptions, open_stores
 
 INGEST = "/polylect.v1.IngestService/Ingest"
 INGEST_STREAM = "/polylect.v1.IngestService/IngestStream"
@@ -224,3 +250,122 @@ async def test_a_key_that_ends_before_the_message_comes_lets_nothing_in(core: Ca
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     assert failure_of(caught.value).reason == "CREDENTIAL_INVALID"
+
+
+class Message:
+    """What a weak reference can follow, unlike a message of protobuf."""
+
+    def __init__(self, raw: bytes, made: list[tuple[Any, bytes]]) -> None:
+        made.append((weakref.ref(self), raw))
+
+
+class Refusing:
+    """A service of every kind of method, each of which fails with its message in hand."""
+
+    def __init__(self, error: Callable[[], Exception]) -> None:
+        self.made: list[tuple[Any, bytes]] = []
+        self._error = error
+
+    async def _fail(self, message: object) -> None:
+        if not isinstance(message, Message):
+            await anext(message)  # type: ignore[call-overload]
+        raise self._error()
+
+    async def unary(self, request: object, context: object) -> None:
+        await self._fail(request)
+
+    async def stream(self, request: object, context: object) -> AsyncIterator[None]:
+        await self._fail(request)
+        yield
+
+    def add_to(self, server: Any) -> None:
+        def read(raw: bytes) -> Message:
+            return Message(raw, self.made)
+
+        for service in ("polylect.v1.Test", "test.Open"):
+            server.add_registered_method_handlers(
+                service,
+                {
+                    "Unary": grpc.unary_unary_rpc_method_handler(self.unary, request_deserializer=read),
+                    "Stream": grpc.stream_stream_rpc_method_handler(self.stream, request_deserializer=read),
+                },
+            )
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def aborted() -> int:
+    return sum(isinstance(one, grpc.aio.AbortError) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("metadata", [ADMIN, FACADE], ids=["admin", "facade"])
+@pytest.mark.parametrize(
+    "method", ["/polylect.v1.Test/Unary", "/polylect.v1.Test/Stream", "/test.Open/Unary", "/test.Open/Stream"]
+)
+@pytest.mark.parametrize(
+    "error", [Overloaded, lambda: ConnectionError("gone"), lambda: ValueError("a bug")], ids=str
+)
+async def test_of_a_refused_call_nothing_stays_in_memory(
+    options: CoreOptions, uncollected: None, metadata: Any, method: str, error: Callable[[], Exception]
+) -> None:
+    refusing = Refusing(error)
+    before = aborted()
+    async with open_stores(options) as stores:
+        counts = Counts()
+        keys = KeyRing(stores.sources, localhost_origins=False)
+        callers = Callers(keys, Clock(), admin_token="admin-token", facade_token="facade-token")
+        entry = Entry(callers, Refusals(stores.refusals, Clock(), counts), counts)
+        refusing.add_to(entry)
+        server = make_server(entry)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with calling(f"127.0.0.1:{port}") as caller:
+            for number in range(3):
+                call = open_call(caller, method, metadata)
+                await call.write(b"%d" % number * 1_000)
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await call.read()
+
+            async def all_is_gone() -> bool:
+                # The list's tuple, the loop's variable, and the argument.
+                return aborted() == before and all(
+                    message() is None and sys.getrefcount(raw) == 3 for message, raw in refusing.made
+                )
+
+            await until(all_is_gone)
+        await server.stop(0)
+    assert len(refusing.made) == 3
+
+
+async def test_refused_calls_leave_the_collector_nothing(
+    core: Caller, secret: str, uncollected: None
+) -> None:
+    before = aborted()
+    event = an_event()
+    for metadata, events in ((bearer(secret), [event] * 1_001), ((), [event]), (FACADE, [event])):
+        await failure(core.ingest.Ingest(IngestRequest(events=events), metadata=metadata))
+        call = core.ingest.IngestStream(metadata=metadata)
+        await call.write(IngestStreamRequest(events=events))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call.read()
+    await failure(core.health.Check(health_pb2.HealthCheckRequest(service="none")))
+    await failure(core.query.ListEvents(ListEventsRequest(page_token="none"), metadata=ADMIN))
+
+    async def all_is_gone() -> bool:
+        return aborted() == before
+
+    await until(all_is_gone)
+
+
+def test_a_service_nobody_added_is_missed() -> None:
+    entry = Entry(*[None] * 3)  # type: ignore[arg-type]
+    Refusing(Overloaded).add_to(entry)
+    entry.require(["test.Open"])
+    with pytest.raises(LookupError, match=r"nothing answers for polylect\.v1\.Tes, test\.Other$"):
+        entry.require(["test.Other", "polylect.v1.Test", "polylect.v1.Tes"])
