@@ -78,7 +78,7 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         add_to_server(servicer, self)
 
     def require(self, services: Iterable[str]) -> None:
-        """Raise LookupError unless each service was added: generated code of another age may not do it."""
+        """Raise LookupError unless each service was added: other generated code might add it in one way only."""
         added = {method.rpartition("/")[0] for method in self._of_facade}
         lacking = sorted(name for name in services if f"/{name}" not in added)
         if lacking:

@@ -304,9 +304,15 @@ def aborted() -> int:
     return sum(isinstance(one, grpc.aio.AbortError) for one in gc.get_objects())
 
 
-@pytest.mark.parametrize("metadata", [ADMIN, FACADE], ids=["admin", "facade"])
 @pytest.mark.parametrize(
-    "method", ["/polylect.v1.Test/Unary", "/polylect.v1.Test/Stream", "/test.Open/Unary", "/test.Open/Stream"]
+    ("method", "metadata"),
+    [
+        ("/polylect.v1.Test/Unary", FACADE),
+        ("/polylect.v1.Test/Unary", ADMIN),
+        ("/polylect.v1.Test/Stream", ADMIN),
+        ("/test.Open/Unary", ()),
+        ("/test.Open/Stream", ()),
+    ],
 )
 @pytest.mark.parametrize(
     "error", [Overloaded, lambda: ConnectionError("gone"), lambda: ValueError("a bug")], ids=str
