@@ -48,9 +48,11 @@ log = structlog.get_logger()
 class Services(Protocol):
     """What generated code knows of a server."""
 
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Any, /) -> None: ...
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Any, /) -> None:
+        """Add methods in one way."""
 
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler], /) -> None: ...
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler], /) -> None:
+        """Add a service's methods in the other."""
 
 
 class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
@@ -78,7 +80,7 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         add_to_server(servicer, self)
 
     def require(self, services: Iterable[str]) -> None:
-        """Raise LookupError unless each service was added: other generated code might add it in one way only."""
+        """Raise LookupError unless each service was added: other generated code might not do it."""
         added = {method.rpartition("/")[0] for method in self._of_facade}
         lacking = sorted(name for name in services if f"/{name}" not in added)
         if lacking:

@@ -5,6 +5,7 @@ import gc
 import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from itertools import product
 from typing import Any
 
@@ -292,12 +293,24 @@ class Refusing:
             )
 
 
+@asynccontextmanager
+async def stopping(server: grpc.aio.Server) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await server.stop(0)
+
+
 @pytest.fixture
 def uncollected() -> Iterator[None]:
     gc.collect()
     gc.disable()
     yield
     gc.enable()
+
+
+# gRPC's loop keeps its latest calls.
+LATEST = 2
 
 
 def aborted() -> int:
@@ -331,8 +344,8 @@ async def test_of_a_refused_call_nothing_stays_in_memory(
         server = make_server(entry)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        async with calling(f"127.0.0.1:{port}") as caller:
-            for number in range(3):
+        async with calling(f"127.0.0.1:{port}") as caller, stopping(server):
+            for number in range(8):
                 call = open_call(caller, method, metadata)
                 await call.write(b"%d" % number * 1_000)
                 with pytest.raises(grpc.aio.AioRpcError):
@@ -340,13 +353,12 @@ async def test_of_a_refused_call_nothing_stays_in_memory(
 
             async def all_is_gone() -> bool:
                 # The list's tuple, the loop's variable, and the argument.
-                return aborted() == before and all(
+                return aborted() <= before + LATEST and all(
                     message() is None and sys.getrefcount(raw) == 3 for message, raw in refusing.made
                 )
 
             await until(all_is_gone)
-        await server.stop(0)
-    assert len(refusing.made) == 3
+    assert len(refusing.made) == 8
 
 
 async def test_refused_calls_leave_the_collector_nothing(
@@ -357,14 +369,17 @@ async def test_refused_calls_leave_the_collector_nothing(
     for metadata, events in ((bearer(secret), [event] * 1_001), ((), [event]), (FACADE, [event])):
         await failure(core.ingest.Ingest(IngestRequest(events=events), metadata=metadata))
         call = core.ingest.IngestStream(metadata=metadata)
-        await call.write(IngestStreamRequest(events=events))
+        # It may have been refused already.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await call.write(IngestStreamRequest(events=events))
         with pytest.raises(grpc.aio.AioRpcError):
             await call.read()
-    await failure(core.health.Check(health_pb2.HealthCheckRequest(service="none")))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await core.is_serving("none")
     await failure(core.query.ListEvents(ListEventsRequest(page_token="none"), metadata=ADMIN))
 
     async def all_is_gone() -> bool:
-        return aborted() == before
+        return aborted() <= before + LATEST
 
     await until(all_is_gone)
 
