@@ -76,7 +76,15 @@ WITH taken AS (
     FROM taken
 )
 """
-_ASKED = "JOIN asked USING (source_id, event_id, received_at)"
+# OFFSET 0: a join might read all events there are.
+_EACH = """
+SELECT each.* FROM asked CROSS JOIN LATERAL (
+    {event}
+    WHERE events.source_id = asked.source_id AND events.event_id = asked.event_id
+        AND events.received_at = asked.received_at
+    OFFSET 0
+) AS each
+"""
 
 _COUNT_EVENTS = """
 INSERT INTO event_hours (source_id, site_id, hour, group_hash, kind, name, country, device_type, events)
@@ -210,7 +218,8 @@ def _taking() -> tuple[bytes, dict[str, Any]]:
         "windowed": is_windowed(),
     }
     text, parameters = compiled(select(*columns.values()))
-    return f"{_TAKE} INSERT INTO fresh ({', '.join(columns)}) {text} {_ASKED}".encode(), parameters
+    each = _EACH.format(event=text)
+    return f"{_TAKE} INSERT INTO fresh ({', '.join(columns)}) {each}".encode(), parameters
 
 
 TAKING, TAKING_PARAMETERS = _taking()

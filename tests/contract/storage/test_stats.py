@@ -558,10 +558,26 @@ def test_links_are_looked_up_by_index_however_they_are_spread(
         [SOURCE],
     )
     connection.execute("ANALYZE")
+    lines = _plan_of_taking(database_url, connection)
+    assert any("identity_links" in line for line in lines)
+    assert not [line for line in lines if "Seq Scan on identity_links" in line]
+
+
+def test_events_are_taken_in_one_by_one_however_many_there_are(
+    database_url: str, connection: psycopg.Connection[Any], worker: Worker
+) -> None:
+    """Many that came in together make reading all there are look cheap to a planner."""
+    for _ in range(20):
+        settle(connection, worker, [make_event(NOW) for _ in range(200)])
+    connection.execute("ANALYZE")
+    lines = _plan_of_taking(database_url, connection)
+    assert any("Index Scan" in line and "events" in line for line in lines)
+    assert not [line for line in lines if "Hash Join" in line or "Merge Join" in line]
+
+
+def _plan_of_taking(database_url: str, connection: psycopg.Connection[Any]) -> list[str]:
     with psycopg.connect(database_url, autocommit=True) as folding:
         folding.execute(rollup.TEMPORARY)
         taken = column(connection, "SELECT rollup_id FROM rollup_queue")
         plan = folding.execute(b"EXPLAIN " + rollup.TAKING, {**rollup.TAKING_PARAMETERS, "taken": taken})
-        lines = [line for (line,) in plan]
-    assert any("identity_links" in line for line in lines)
-    assert not [line for line in lines if "Seq Scan on identity_links" in line]
+        return [line for (line,) in plan]
