@@ -32,7 +32,7 @@ _MAINTENANCE_RETRY_SECONDS = 60
 _TRIM_SECONDS = 60
 _CONNECT_TIMEOUT_SECONDS = 5
 # How many objects may be made before the collector looks for cycles.
-_COLLECTED_OBJECTS = 10_000
+_COLLECTED_OBJECTS = 100_000
 # How late a signal to stop may be heard.
 _LISTEN_SECONDS = 0.05
 # Windows and days are UTC. A worker whose machine is gone gives its rows back within a minute.
