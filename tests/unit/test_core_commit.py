@@ -93,16 +93,15 @@ async def test_single_calls_wait_for_each_other_once_they_share_a_row() -> None:
     group = GroupCommit(queue, lambda items: nullcontext(), pace_seconds=60)
     assert await wait_all(await started(group.commit([parcel("lone")], may_wait=True))) == [[None]]
     assert await wait_all(await started(group.commit([parcel("a"), parcel("b")]))) == [[None, None]]
-    waiting = await started(*(group.commit([parcel(name)], may_wait=True) for name in "cde"))
+    waiting = await started(*(group.commit([parcel(name)], may_wait=True) for name in "cdefghi"))
     assert queue.begun == 2
-    assert (
-        await wait_all([*waiting, *await started(group.commit([parcel("f")], may_wait=True))]) == [[None]] * 4
-    )
-    waiting = await started(group.commit([parcel("g")], may_wait=True))
-    assert await wait_all([*waiting, *await started(group.commit([parcel("h")]))]) == [[None]] * 2
-    waiting = await started(group.commit([parcel("i")], may_wait=True))
+    waiting += await started(group.commit([parcel("j")], may_wait=True))
+    assert await wait_all(waiting) == [[None]] * 8
+    waiting = await started(group.commit([parcel("k")], may_wait=True))
+    assert await wait_all([*waiting, *await started(group.commit([parcel("l")]))]) == [[None]] * 2
+    waiting = await started(group.commit([parcel("m")], may_wait=True))
     await wait_all([*waiting, *await started(group.drain())])
-    assert [names_in(row) for row in queue.rows] == [["lone"], ["a", "b"], [*"cdef"], [*"gh"], ["i"]]
+    assert [names_in(row) for row in queue.rows] == [["lone"], ["a", "b"], [*"cdefghij"], [*"kl"], ["m"]]
 
 
 @pytest.fixture
