@@ -189,7 +189,8 @@ def _fold(connection: psycopg.Connection[Any]) -> bool:
         taken.append(rollup_id)
         event_count += size
     if taken:
-        connection.execute(TAKING, {**TAKING_PARAMETERS, "taken": taken})
+        # Planned each time: a plan kept from when a day's partition was empty reads all of that day.
+        connection.execute(TAKING, {**TAKING_PARAMETERS, "taken": taken}, prepare=False)
         connection.execute(_COUNT_EVENTS)
         fold_sessions(connection)
         fold_users(connection)

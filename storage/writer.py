@@ -301,7 +301,7 @@ def _absent(connection: Connection, prepared: Sequence[PreparedEvent]) -> list[P
         uuid_array(one.event_id for one in prepared),
         time_array(one.received_micros for one in prepared),
     )
-    present = {event_id for (event_id,) in connection.execute(_PRESENT, columns, binary=True)}
+    present = {event_id for (event_id,) in connection.execute(_PRESENT, columns, binary=True, prepare=False)}
     return [one for one in prepared if one.event_id not in present]
 
 
