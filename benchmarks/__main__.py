@@ -115,7 +115,10 @@ def main(
     except (StackError, LoadError, CeilingError, psycopg.Error) as error:
         console.print(f"[bold red]can't be measured:[/] {error}", markup=True, highlight=False)
         raise typer.Exit(2) from error
-    show_targets(console, results)
+    if smoke:
+        console.print("\nonly to see that the bench works: such short loads give no figures")
+    else:
+        show_targets(console, results)
     console.print(f"\nwritten to {json_path}")
     if lost:
         console.print("[bold red]acknowledged and stored are not the same: see above[/]")

@@ -19,8 +19,6 @@ _PREFIX = "EVENT_KIND_"
 KINDS = ("page", "track", "identify", "group", "revenue")
 _COLUMNS = ("event", "received", "kind", "name or page", "visitor", "user", "source", "dialect")
 _PAGE_SIZE = 1_000
-# The first four groups of a UUIDv7: by three, two events of one request may look the same.
-_SHORT_ID = 23
 
 
 def events(
@@ -39,7 +37,7 @@ def events(
 ) -> None:
     """List the latest events, newest first; `polylect tail` shows new ones as they come.
 
-    An event's id is shown as far as `polylect why` needs it to tell its story; --json has all of it.
+    By an event's id `polylect why` tells its story.
     """
     request = ListEventsRequest(
         source=source,
@@ -58,7 +56,7 @@ def events(
             for event in latest:
                 print_json(as_document(event))
         elif latest:
-            print_table(_COLUMNS, [(short_id(event), *row_of(event, sources)) for event in latest])
+            print_table(_COLUMNS, [(event.event_id, *row_of(event, sources)) for event in latest])
         elif any((source, kind, name, user, visitor, session, dialect, since)):
             print_line("no event is like that; `polylect events` without options lists the latest of all")
         else:
@@ -86,11 +84,6 @@ def kind_of(text: str) -> EventKind.ValueType:
             f"--kind {text}: there is no such kind; give one of {', '.join(KINDS)}", EXIT_USAGE
         )
     return EventKind.Value(_PREFIX + text.upper()) if text else EventKind.EVENT_KIND_UNSPECIFIED
-
-
-def short_id(event: Event) -> str:
-    """Give as much of an event's id as people need to ask for it."""
-    return event.event_id[:_SHORT_ID]
 
 
 def row_of(event: Event, sources: SourceNames) -> tuple[str, ...]:

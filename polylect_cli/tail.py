@@ -21,7 +21,7 @@ from polylect.v1.query_pb2 import (
 from polylect.v1.trail_pb2 import Refusal
 
 from polylect_cli.calling import Core, Interrupted, connected, time_text
-from polylect_cli.events import KINDS, kind_of, row_of, short_id
+from polylect_cli.events import KINDS, kind_of, row_of
 from polylect_cli.output import EXIT_USAGE, CommandError, print_error, print_json, print_line, printable
 from polylect_cli.source_names import SourceNames
 from polylect_cli.words import reason_word
@@ -126,7 +126,7 @@ def _document(answer: TailEventsResponse) -> dict[str, Any]:
 def _cells(answer: TailEventsResponse, sources: SourceNames) -> tuple[str, ...]:
     if answer.WhichOneof("item") == "event":
         received, *rest = row_of(answer.event, sources)
-        return (received, "accepted", *rest, f"event {short_id(answer.event)}")
+        return (received, "accepted", *rest, f"event {answer.event.event_id}")
     refused = _refused(answer)
     return (
         time_text(refused.received_at),

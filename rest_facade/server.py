@@ -131,7 +131,8 @@ def _settings(options: FacadeOptions) -> dict[str, Any]:
 
 
 def _tell_listening(arbiter: Any) -> None:
-    _log.info("facade_listening", address=str(arbiter.address[0]), workers=arbiter.num_workers)
+    [listener] = arbiter.LISTENERS
+    _log.info("facade_listening", address=str(listener), workers=arbiter.num_workers)
 
 
 def _die_with_parent(arbiter: Any, worker: Any) -> None:

@@ -20,8 +20,8 @@ _PAUSE = re.compile(r"^sleep \d .*\n", re.MULTILINE)
 def _blocks() -> list[str]:
     section = _SECTION.search(_README.read_text())
     assert section
-    # The last ones are for who has grpcurl and psql.
-    return [block for block in _BLOCK.findall(section[1]) if not re.search(r"^grpcurl |^psql ", block, re.M)]
+    # The last ones are for who has grpcurl and psql, or the development tools.
+    return [block for block in _BLOCK.findall(section[1]) if not re.search(r"^grpcurl |^make grpcurl |^psql ", block, re.M)]
 
 
 def _pasted(stack: Stack, lines: str) -> str:
