@@ -21,7 +21,8 @@ def _blocks() -> list[str]:
     section = _SECTION.search(_README.read_text())
     assert section
     # The last ones are for who has grpcurl and psql, or the development tools.
-    return [block for block in _BLOCK.findall(section[1]) if not re.search(r"^grpcurl |^make grpcurl |^psql ", block, re.M)]
+    elsewhere = re.compile(r"^(make )?grpcurl |^psql ", re.MULTILINE)
+    return [block for block in _BLOCK.findall(section[1]) if not elsewhere.search(block)]
 
 
 def _pasted(stack: Stack, lines: str) -> str:
