@@ -173,9 +173,12 @@ class CoreLink:
                 if call.done():
                     # A refusal has initial metadata as well.
                     await call.read()
-        except (grpc.aio.AioRpcError, TimeoutError) as error:
+        except BaseException as error:
+            # Whatever the reason, who asked being gone too: a call that nobody reads is open for ever.
             call.cancel()
-            raise _refusal_to_follow(error) from error
+            if isinstance(error, grpc.aio.AioRpcError | TimeoutError):
+                raise _refusal_to_follow(error) from error
+            raise
         return _followed(call)
 
     async def serves(self) -> bool:

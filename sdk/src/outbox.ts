@@ -16,9 +16,9 @@ const enum Limit {
   Waiting = 250,
   WaitingUnits = 200_000,
   /** A request with more than one event has no more units than this. */
-  BatchUnits = 20_000,
-  /** Browsers refuse more than 64 KiB under way at once that are to outlive the page. */
-  KeepaliveBytes = 60_000,
+  BatchUnits = 5_000,
+  /** Browsers refuse more than 64 KiB under way at once that are to outlive the page: four scripts may share it. */
+  KeepaliveBytes = 15_000,
   /** After so many errors over one event it is given up. */
   Tries = 10,
   FirstPauseMs = 1_000,
@@ -103,6 +103,7 @@ export function createOutbox(manner: Manner, lastCall?: () => unknown): Post {
 
   function pump(): void {
     clearTimeout(timer);
+    wake();
     if (underWay.size || !waiting.length) return;
     const ms = Math.max(pause(), shelf.forbiddenFor());
     if (ms > 0) timer = setTimeout(guarded(keep), Math.min(ms, Limit.LongestPauseMs), []);

@@ -230,6 +230,18 @@ async def test_so_many_pages_follow_and_one_that_goes_makes_room_at_once(demo: F
         await until(lambda reply: reply.status == 200, ask)
 
 
+async def test_one_that_goes_before_it_is_answered_leaves_nobody_following(demo: Facade) -> None:
+    for _ in range(3 * MOST):
+        async with demo.connection() as (_, writer):
+            writer.write(f"GET /demo/events HTTP/1.1\r\nHost: localhost:{demo.port}\r\n\r\n".encode())
+    async with asyncio.timeout(10):
+        while True:
+            async with following(demo) as stream:
+                if stream.reply.status == 200:
+                    return
+            await asyncio.sleep(0.1)
+
+
 async def test_without_a_core_it_says_so(start: StartCore) -> None:
     async with AsyncExitStack() as core:
         address = await core.enter_async_context(start())
