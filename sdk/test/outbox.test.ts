@@ -88,8 +88,8 @@ test("a request has so many events and units at most, of one address and key", a
   for (const n of [1, 2, 3, 4]) post(API, "k", "/x", { n });
   post(API, "other", "/x", { n: 5 });
   post("https://elsewhere.example.com", "other", "/x", { n: 6 });
-  for (const n of [7, 8, 9]) post(API, "k", "/x", { n, text: "x".repeat(9_000) });
-  post(API, "k", "/x", { n: 10, text: "x".repeat(30_000) });
+  for (const n of [7, 8, 9]) post(API, "k", "/x", { n, text: "x".repeat(2_250) });
+  post(API, "k", "/x", { n: 10, text: "x".repeat(7_500) });
   silent[0]!(respond(200));
   await pass();
   expect(numbers()).toEqual([[0], [1, 2, 3], [4], [5], [6], [7, 8], [9], [10]]);
@@ -449,7 +449,7 @@ test("a page that goes while offline sends nothing, and leaves it", async () => 
 test("what was answered makes room for more when the page goes", async () => {
   const post = openPage();
   for (let n = 0; n < 5; n++) {
-    post(API, "k", "/x", { n, text: "x".repeat(40_000) });
+    post(API, "k", "/x", { n, text: "x".repeat(10_000) });
     await pass();
   }
   expect(asked.map(({ init }) => init.keepalive)).toEqual([true, true, true, true, true]);
@@ -469,8 +469,8 @@ test("after a success pauses are short again", async () => {
 test("only so much is sent when a page goes; the rest stays", async () => {
   const post = openPage();
   answers = Array(9).fill("silent");
-  // 15,000 bytes each: the units are less than the bytes.
-  for (let n = 0; n < 8; n++) post(API, "k", "/x", { n, text: "ä".repeat(7_500) });
+  // 3,750 bytes each: the units are less than the bytes.
+  for (let n = 0; n < 8; n++) post(API, "k", "/x", { n, text: "ä".repeat(1_875) });
   leave();
   expect(numbers()).toEqual([[0], [1, 2]]);
   expect(asked.every(({ init }) => init.keepalive)).toBe(true);
@@ -483,7 +483,7 @@ test("without a shelf the rest is sent all the same", async () => {
   });
   const post = openPage({ most: 1 });
   answers = Array(9).fill("silent");
-  for (let n = 0; n < 5; n++) post(API, "k", "/x", { n, text: "x".repeat(25_000) });
+  for (let n = 0; n < 5; n++) post(API, "k", "/x", { n, text: "x".repeat(6_250) });
   leave();
   expect(asked.map(({ init }) => init.keepalive)).toEqual([true, true, false, false, false]);
 });
@@ -497,7 +497,7 @@ test("nor by beacon is more sent than may be under way", async () => {
   });
   const post = openPage({ most: 1 });
   answers = Array(9).fill("silent");
-  for (let n = 0; n < 4; n++) post(API, "k", "/x", { n, text: "x".repeat(25_000) });
+  for (let n = 0; n < 4; n++) post(API, "k", "/x", { n, text: "x".repeat(6_250) });
   leave();
   expect(beacons).toEqual([1]);
   expect(asked.map(({ events, init }) => [...events, init.keepalive])).toEqual([
@@ -539,6 +539,17 @@ test("a page that slept while another took it all over has nothing left to send"
   post(API, "k", "/x", { n: 2 });
   await pass(60_000);
   expect(numbers()).toEqual([[1], [2], [2]]);
+});
+
+test.each(["online", "pageshow"])("nor when %s wakes it", async (event) => {
+  answers = ["broken", "broken"];
+  openPage()(API, "k", "/x", { n: 1 });
+  await pass();
+  vi.setSystemTime(Date.now() + 301_000);
+  localStorage.clear();
+  dispatchEvent(Object.assign(new Event(event), { persisted: true }));
+  await pass(60_000);
+  expect(numbers()).toEqual([[1]]);
 });
 
 test("a page that clears the storage loses nothing by it", async () => {
