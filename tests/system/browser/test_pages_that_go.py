@@ -127,6 +127,29 @@ def test_more_than_browsers_let_outlive_a_page_is_sent_by_the_next(
         )
 
 
+def test_scripts_of_one_page_share_what_browsers_let_outlive_it(visitor: BrowserContext, edge: Edge) -> None:
+    html = f"{ALL_TAGS}<script>{PULSE_INIT}</script>"
+    page = open_page(visitor, edge, html)
+    await_events(edge, sum(ON_LOAD.values()))
+    await_empty_shelf(page)
+    told = [
+        track(script, script).replace(f'"{script}")', f'"{script}" + i, {{text: "x".repeat(900)}})')
+        for script in HTML
+    ]
+    # Gone in the same turn: some 50 KB of each are left.
+    page.evaluate(f"for (let i = 0; i < 45; i++) {{ {'; '.join(told)} }} location = 'about:blank'")
+    page.wait_for_url("about:blank")
+    page.goto(f"{SHOP}/")
+    for script in HTML:
+        await_name(edge, f"{script}44", PATHS[script])
+    await_empty_shelf(page)
+    for script in HTML:
+        seen = [name for name in names(edge, PATHS[script]) if name.startswith(script)]
+        expected = {f"{script}{number}" for number in range(45)}
+        assert set(seen) == expected, script
+        assert script == "datafly" or len(seen) == len(expected), script
+
+
 def test_a_page_not_announced_yet_is_before_the_page_goes(visitor: BrowserContext, edge: Edge) -> None:
     edge.pages["shop.example.com/elsewhere"] = _OTHER
     page = open_page(visitor, edge, DATAFLY_HTML)
