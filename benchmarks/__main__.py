@@ -23,6 +23,7 @@ from benchmarks.ceilings.child import CeilingError
 from benchmarks.disk import describe_disk
 from benchmarks.figures import RowResult
 from benchmarks.load import LoadError, choose_tool
+from benchmarks.options import Keep, Scratch
 from benchmarks.processes import describe_machine
 from benchmarks.report import show_row, show_targets, write_json
 from benchmarks.rows import ROWS
@@ -32,7 +33,7 @@ from benchmarks.stack import Stack, StackError
 _FULL = Pace(
     seconds=5,
     rounds=3,
-    warm_up_seconds=5,
+    warm_up_seconds=2,
     batch_events=150_000,
     copy_rows=120_000,
     warm_starts=3,
@@ -44,7 +45,7 @@ _FULL = Pace(
 _QUICK = Pace(
     seconds=3,
     rounds=1,
-    warm_up_seconds=3,
+    warm_up_seconds=1,
     batch_events=60_000,
     copy_rows=60_000,
     warm_starts=1,
@@ -86,10 +87,8 @@ def main(
     json_path: Annotated[Path, typer.Option("--json", help="Where the figures go.")] = Path(
         "build/bench.json"
     ),
-    scratch: Annotated[
-        Path | None, typer.Option(help="Where the scratch database goes: a real disk, or fsync is free.")
-    ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the scratch directory, with the log.")] = False,
+    scratch: Scratch = None,
+    keep: Keep = False,
 ) -> None:
     """Measure Polylect beside what bounds it, and count every row.
 

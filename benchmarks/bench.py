@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks import payloads, payloads_grpc
 from benchmarks.ceilings.bare_server import bare_server
+from benchmarks.ceilings.child import CeilingError
 from benchmarks.ceilings.echo_server import echo_server
 from benchmarks.figures import Account, RowResult
 from benchmarks.load import Load, Progress, Tool, send
@@ -67,6 +68,7 @@ class Bench:
         self.start_seconds: dict[str, list[float]] = {"cold": [], "warm": [], "stop": []}
         self._keys: dict[str, str] = {}
         self._workers = 1
+        self._warm: set[str] = set()
 
     def start(self) -> None:
         """Start the system: the first time, and as often as the pace says over existing data."""
@@ -102,6 +104,7 @@ class Bench:
             self.step(f"starting again with {count} worker{'s' * (count > 1)}")
             self.stack.restart(POLYLECT_WORKERS=str(count))
             self._workers = count
+            self._warm.clear()
 
     @cached_property
     def bare_port(self) -> int:
@@ -113,21 +116,24 @@ class Bench:
         """Where ceiling (c) listens, until the bench ends."""
         return self.exits.enter_context(echo_server())
 
-    @cached_property
-    def warmed_up(self) -> Account:
-        """Let caches, connections and specialised code come into being, in product and ceiling."""
-        if not self.pace.warm_up_seconds:
+    def warm_up(self, name: str, payload: Payload, connections: int, through: Door | None = None) -> Account:
+        """Let caches, connections and specialised code come into being: once for each name."""
+        if not self._is_cold(name):
             return Account()
-        load = Load(connections=32, seconds=self.pace.warm_up_seconds)
-        payload = self.payload("pulsora")
-        self.ask(payload, self.bare_port, load, "warming up the bare route")
-        return self.run(payload, load, "warming up").account
+        load = Load(connections, seconds=self.pace.warm_up_seconds)
+        return self.run(payload, load, f"warming up {name}", through=through).account
 
-    def warm_up(self, payload: Payload, load: Load, name: str) -> Account:
-        """The same for one payload, where there is a warming up at all."""
-        if not self.pace.warm_up_seconds:
-            return Account()
-        return self.run(payload, load, f"warming up {name}").account
+    def warm_up_ceiling(self, name: str, payload: Payload, port: int, connections: int) -> None:
+        """The same for a ceiling."""
+        if self._is_cold(name):
+            load = Load(connections, seconds=self.pace.warm_up_seconds)
+            self.ask(payload, port, load, f"warming up {name}")
+
+    def _is_cold(self, name: str) -> bool:
+        """Tell whether it is to be warmed up; the next time it is not."""
+        known = name in self._warm
+        self._warm.add(name)
+        return not known and self.pace.warm_up_seconds > 0
 
     def payload(self, dialect: str, size: int | None = None, mix: Mix = "plain") -> Payload:
         """Give events in a dialect, of its source: one a request, or in batches."""
@@ -168,8 +174,11 @@ class Bench:
         )
 
     def ask(self, payload: Payload, port: int, load: Load, name: str) -> float:
-        """Measure something else once: requests per second."""
-        return send(self.tool, payload, port, load, self.step(name)).rate
+        """Measure something else once: requests per second. Raises CeilingError when it refuses some."""
+        outcome = send(self.tool, payload, port, load, self.step(name))
+        if outcome.refused or outcome.broken:
+            raise CeilingError(f"the {name} refused {outcome.refused} and broke off {outcome.broken}")
+        return outcome.rate
 
 
 @dataclass(frozen=True)
@@ -201,16 +210,17 @@ class Turns:
 
 
 def take_turns(
-    rounds: int, ceiling: Callable[[], float], things: Mapping[str, Callable[[], Measured]]
+    rounds: int, things: Mapping[str, Callable[[], Measured]], ceiling: Callable[[], float] | None = None
 ) -> Turns:
-    """Measure ceiling and things in turn, the ceiling first and last.
+    """Measure things in turn, and the ceiling, where there is one, before and after each round.
 
     A shared machine is not equally fast from one minute to the next.
     """
-    ceilings = [ceiling()]
+    ceilings = [ceiling()] if ceiling else []
     runs: dict[str, list[Measured]] = {label: [] for label in things}
     for _ in range(rounds):
         for label, thing in things.items():
             runs[label].append(thing())
-        ceilings.append(ceiling())
+        if ceiling:
+            ceilings.append(ceiling())
     return Turns(ceilings, runs)

@@ -14,7 +14,7 @@ from benchmarks.figures import Account, Figure, Target
 from benchmarks.load import Load, Outcome, Progress, Tool, send
 from benchmarks.payloads import Payload
 from benchmarks.processes import read_cpu
-from benchmarks.stack import Source, Stack
+from benchmarks.stack import Source, Stack, StackError
 
 # How long a queue that does not shrink is waited for.
 _STUCK_SECONDS = 60.0
@@ -105,6 +105,9 @@ def measure(
     port = through.port if through else stack.port(payload.protocol)
     cpu_before = read_cpu(stack.pid, besides)
     outcome = send(tool, payload, port, load, progress)
+    if payload.repeats and (outcome.refused or outcome.broken):
+        # Which of them an acknowledged one repeats is not known.
+        raise StackError(f"can't tell what is due: {outcome.refused} refused, {outcome.broken} broken")
     size = payload.events_per_request
     acknowledged = outcome.acknowledged * size
     distinct = payload.distinct_events(outcome.acknowledged)
@@ -112,7 +115,7 @@ def measure(
     if answered:
         answered()
     level_at, stored = _await_level(stack, source, since, stored_before + distinct)
-    counted_at = _await_empty(stack.uncounted) if await_counted else None
+    counted_at, uncounted = _await_empty(stack.uncounted) if await_counted else (None, 0)
     cpu = read_cpu(stack.pid, besides)
     account = Account(
         acknowledged=acknowledged,
@@ -126,6 +129,8 @@ def measure(
     others_share = cpu.others_share(cpu_before)
     if outcome.refused_by_status:
         account.notes.append(f"refused with {outcome.refused_by_status}")
+    if uncounted:
+        account.notes.append(f"statistics stopped counting: {uncounted:,} wait")
     if others_share > _QUIET_SHARE:
         account.notes.append(
             "other processes used the machine meanwhile (see others): the product needs every CPU"
@@ -135,7 +140,9 @@ def measure(
         account=account,
         backlog=backlog,
         level_seconds=max(0.0, level_at - outcome.last_answer_at),
-        counted_seconds=max(0.0, counted_at - outcome.last_answer_at) if counted_at else None,
+        counted_seconds=(
+            max(0.0, counted_at - outcome.last_answer_at) if counted_at and not uncounted else None
+        ),
         stored_rate=(account.stored + account.repeated) / max(1e-9, level_at - outcome.first_request_at),
         cpu_seconds=cpu.since(cpu_before),
         others_share=others_share,
@@ -148,22 +155,22 @@ def _await_level(stack: Stack, source: Source, since: datetime, expected: int) -
     Returns what there is when the queue does not shrink any more.
     """
     for _ in range(_LOOKS_FOR_LOST):
-        at = _await_empty(stack.queued)
+        at, left = _await_empty(stack.queued)
         stored = stack.stored(source, since)
-        if stored >= expected:
+        if left or stored >= expected:
             break
         time.sleep(_POLL_SECONDS)  # an empty queue gives nothing more, but another look
     return at, stored
 
 
-def _await_empty(waiting: Callable[[], int]) -> float:
-    """Wait until nothing waits, or no less than before for long; give when, by the clock."""
+def _await_empty(waiting: Callable[[], int]) -> tuple[float, int]:
+    """Wait until nothing waits, or no less than before for long; give when, by the clock, and what does."""
     fewest, fewest_since = waiting() + 1, time.monotonic()
     while (left := waiting()) and time.monotonic() - fewest_since < _STUCK_SECONDS:
         if left < fewest:
             fewest, fewest_since = left, time.monotonic()
         time.sleep(_POLL_SECONDS)
-    return time.time()
+    return time.time(), left
 
 
 def median(values: Sequence[float | None]) -> float | None:

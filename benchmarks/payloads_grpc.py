@@ -18,6 +18,7 @@ from polylect.v1.event_pb2 import (
 from polylect.v1.ingest_pb2 import EventResult, IngestRequest, IngestResponse
 
 from benchmarks.payloads import DISTINCT_REQUESTS, Fact, Facts, Payload, Request
+from benchmarks.spawning import HOST
 
 INGEST = "/polylect.v1.IngestService/Ingest"
 INGEST_STREAM = "/polylect.v1.IngestService/IngestStream"
@@ -38,7 +39,8 @@ def stream(key: str, size: int, distinct: int = DISTINCT_REQUESTS) -> Payload:
 def transcoded(key: str, distinct: int = DISTINCT_REQUESTS) -> Payload:
     """Give `Ingest` of one event as JSON over HTTP, as a gRPC-JSON transcoder takes it.
 
-    With `properties_json`: a Struct would cost the core more.
+    The very events of Pulsora's payload, so without message ids. With `properties_json`: a Struct would cost
+    the core more.
     """
     facts = Facts("plain")
     requests = []
@@ -46,7 +48,8 @@ def transcoded(key: str, distinct: int = DISTINCT_REQUESTS) -> Payload:
         (fact,) = facts.take(1)
         # The browser's own, as it comes with any request.
         headers = {"User-Agent": fact.agent, "Content-Type": "application/json"}
-        text = MessageToJson(_request([fact]), indent=None, ensure_ascii=False)
+        request = IngestRequest(events=[_event(fact)])
+        text = MessageToJson(request, indent=None, ensure_ascii=False)
         requests.append(Request(INGEST, {**headers, "Authorization": f"Bearer {key}"}, text.encode()))
     return Payload(requests)
 
@@ -66,26 +69,30 @@ def _payload(path: str, key: str, size: int, distinct: int) -> Payload:
 
 
 def _request(facts: Sequence[Fact]) -> IngestRequest:
-    return IngestRequest(events=[_event(fact) for fact in facts])
+    request = IngestRequest(events=[_event(fact) for fact in facts])
+    for event, fact in zip(request.events, facts, strict=True):
+        event.message_id = fact.message
+    return request
 
 
 def _event(fact: Fact) -> Event:
+    """Give what the facade makes of Pulsora's event of that fact."""
     event = Event(
-        message_id=fact.message,
         kind=_KINDS[fact.kind],
-        name=fact.name if fact.kind == "track" else "",
         anonymous_id=fact.visitor,
-        user_id=fact.user if fact.kind == "identify" else "",
         session_id=fact.session,
-        page=Page(
-            url=f"https://example.com/{fact.page}",
-            path=f"/{fact.page}",
-            title=fact.title,
-            referrer=fact.referrer,
-        ),
-        campaign=Campaign(source="newsletter", medium="email", name=fact.campaign),
-        device=Device(user_agent=fact.agent, locale="en-US"),
-        properties_json=f'{{"plan":"{fact.plan}","form_variant":"modal","step":{fact.step}}}',
+        page=Page(url=f"https://example.com/{fact.page}", path=f"/{fact.page}"),
+        device=Device(user_agent=fact.agent),
+        client_ip=HOST,
     )
+    if fact.kind == "track":
+        event.name = fact.name
+        event.properties_json = f'{{"plan":"{fact.plan}","form_variant":"modal","step":{fact.step}}}'
+    elif fact.kind == "identify":
+        event.user_id = fact.user
+    else:
+        event.page.MergeFrom(Page(title=fact.title, referrer=fact.referrer))
+        event.campaign.MergeFrom(Campaign(source="newsletter", medium="email", name=fact.campaign))
+        event.device.locale = "en-US"
     event.occurred_at.FromMilliseconds(fact.moment_ms)
     return event

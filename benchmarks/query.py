@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from benchmarks import query_data
+from benchmarks.options import Keep, Scratch
 from benchmarks.spawning import HOST
 from benchmarks.stack import Stack, StackError
 
@@ -39,8 +40,8 @@ def main(
     json_path: Annotated[Path, typer.Option("--json", help="Where the figures go.")] = Path(
         "build/bench-query.json"
     ),
-    scratch: Annotated[Path | None, typer.Option(help="Where the scratch database goes.")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the scratch directory.")] = False,
+    scratch: Scratch = None,
+    keep: Keep = False,
 ) -> None:
     """Build a data set in a scratch database and time questions of statistics over it."""
     console = Console()
@@ -106,8 +107,9 @@ def _ask_all(stack: Stack, secret: str, repeats: int, groups: bool, tell: Any) -
                 try:
                     stub.GetStats(request, metadata=metadata, timeout=_TIMEOUT_SECONDS)
                     took_ms = 1000 * (time.perf_counter() - begun)
-                except grpc.RpcError:
-                    # Its own deadline is what it ran into.
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                        raise StackError(f"{metric} can't be asked: {error.details()}") from error
                     took_ms = float("inf")
                 timings.setdefault((metric, period, grouping), []).append(took_ms)
                 if took_ms == float("inf"):
@@ -141,7 +143,13 @@ def _cell(timings: list[float]) -> str:
 def _write(path: Path, count: int, timings: Timings) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [
-        {"metric": metric, "period": period, "group_by": grouping or None, "ms": taken}
+        # null: not within the deadline.
+        {
+            "metric": metric,
+            "period": period,
+            "group_by": grouping or None,
+            "ms": [ms if ms < float("inf") else None for ms in taken],
+        }
         for (metric, period, grouping), taken in timings.items()
     ]
     path.write_text(json.dumps({"events": count, "target_ms": _TARGET_MS, "rows": rows}, indent=1) + "\n")

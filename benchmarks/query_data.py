@@ -48,7 +48,7 @@ SELECT %(source_id)s, gen_random_uuid(), moment + interval '1 second', moment,
 FROM (SELECT *, (30 + number %% 300) * interval '1 second' AS pause FROM session_made) AS one,
     LATERAL (SELECT step, started_at + step * pause AS moment
              FROM generate_series(0, number %% 9) AS step) AS each
-WHERE moment < %(day)s::timestamptz + interval '1 day'
+WHERE moment < least(%(day)s::timestamptz + interval '1 day', now() - interval '1 second')
 """
 _LINKS = """
 INSERT INTO identity_links (source_id, anonymous_id, linked_at, event_id, user_id)

@@ -4,6 +4,7 @@ The same gunicorn, the same uvicorn worker (uvloop, httptools), one worker proce
 all that Polylect does.
 """
 
+import gc
 from typing import ClassVar
 
 from falcon import HTTP_202
@@ -25,6 +26,11 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "server_header": False,
         "proxy_headers": False,
     }
+
+    async def _serve(self) -> None:
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
+        await super()._serve()
 
 
 class Accepting:

@@ -1,10 +1,12 @@
-"""Ceiling (c): a bare grpc.aio call that gives back the bytes it got, in a server set up as the core's.
+"""Ceiling (c): a bare grpc.aio call that gives back the bytes it got.
 
-On uvloop, without interceptor, credentials or messages: nothing is parsed, kept or looked at.
+On uvloop, the collector set as the core's; without interceptor, credentials or messages: nothing is parsed,
+kept or looked at.
 `python -m benchmarks.ceilings.echo PORT`.
 """
 
 import asyncio
+import gc
 import sys
 
 import grpc
@@ -25,6 +27,8 @@ async def serve(port: int) -> None:
     handlers = {METHOD: grpc.unary_unary_rpc_method_handler(_echo)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     server.add_insecure_port(f"{HOST}:{port}")
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     await server.start()
     await server.wait_for_termination()
 

@@ -51,6 +51,7 @@ class Campaign:
         """Note an answer: its status, and when it was asked for by `time.perf_counter`."""
         self.latencies.append(time.perf_counter() - asked_at)
         self.statuses[status] += 1
+        self.last_answer_at = time.time()
 
     def take_back(self, requests: int = 1) -> None:
         """Note requests that got no answer; with a limit others take their place."""
@@ -145,7 +146,6 @@ async def run(
         for _ in range(order["connections"])
     ]
     await _all_done(campaign, keepers, order.get("seconds"))
-    campaign.last_answer_at = time.time()
     for connection in list(open_ones):
         campaign.unanswered += connection.asking
         connection.abort()

@@ -39,6 +39,7 @@ def batch(bench: Bench, name: str, title: str, *, size: int) -> RowResult:
     payloads = {dialect: bench.payload(dialect, size) for dialect in BATCH_DIALECTS}
     payloads[_STREAM] = bench.stream(size)
     since = datetime.now(UTC)
+    # Not by `warm_up`: ceiling (b) copies what this leaves.
     begin = Load(CONNECTIONS, requests=max(1, min(_WARM_UP_EVENTS, bench.pace.batch_events) // size))
     warmed_up = Account()
     for label, payload in payloads.items():
@@ -51,7 +52,7 @@ def batch(bench: Bench, name: str, title: str, *, size: int) -> RowResult:
         bench.step("COPY")
         return copying.measure(bench.pace.copy_rows)
 
-    turns = take_turns(bench.pace.rounds, ceiling, things)
+    turns = take_turns(bench.pace.rounds, things, ceiling)
     bench.step("removing the copies")
     copying.remove()
     lines = [_line(label, turns, size) for label in payloads]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.bench import Bench
-from benchmarks.figures import BURST_ACKNOWLEDGED, BURST_LEVEL_SECONDS, Figure, Line, RowResult
+from benchmarks.figures import BURST_ACKNOWLEDGED, BURST_LEVEL_SECONDS, Account, Figure, Line, RowResult
 from benchmarks.load import Load
 from benchmarks.measuring import Measured, cpu_figures, latency_figures, total_account
 from benchmarks.processes import processes_of
@@ -18,14 +18,16 @@ _SIZE = 100
 
 def burst(bench: Bench, name: str, title: str) -> RowResult:
     """Send a burst of PULSE batches to workers that stand still, to one worker and to two."""
-    lines = [_line("queue only", _measure(bench, "the worker stands still", held=True), held=True)]
-    for workers, label in ((1, "1 worker"), (2, "2 workers")):
+    lines = []
+    warmed_up = Account()
+    for workers, label, held in ((1, "queue only", True), (1, "1 worker", False), (2, "2 workers", False)):
         bench.use_workers(workers)
-        lines.append(_line(label, _measure(bench, label)))
-    return RowResult(name, title, lines)
+        warmed_up.add(bench.warm_up(name, bench.payload("pulse", _SIZE), CONNECTIONS))
+        lines.append(_line(label, _measure(bench, label, held=held), held=held))
+    return RowResult(name, title, lines, warmed_up)
 
 
-def _measure(bench: Bench, name: str, *, held: bool = False) -> Measured:
+def _measure(bench: Bench, name: str, *, held: bool) -> Measured:
     payload = bench.payload("pulse", _SIZE)
     load = Load(CONNECTIONS, requests=max(1, bench.pace.burst_events // _SIZE))
     if not held:
@@ -52,7 +54,7 @@ def _held_back(bench: Bench) -> Iterator[Callable[[], None]]:
         let_go()
 
 
-def _line(label: str, run: Measured, *, held: bool = False) -> Line:
+def _line(label: str, run: Measured, *, held: bool) -> Line:
     # With the worker still it is what the queue could; the figure to reach is with all at work.
     acknowledged, level = (None, None) if held else (BURST_ACKNOWLEDGED, BURST_LEVEL_SECONDS)
     figures = [

@@ -6,7 +6,7 @@ source that the load is of.
 
 from benchmarks import query_data
 from benchmarks.bench import Bench
-from benchmarks.figures import GROWTH_OF_EMPTY, Figure, Line, RowResult
+from benchmarks.figures import GROWTH_OF_EMPTY, Account, Figure, Line, RowResult
 from benchmarks.load import Load
 from benchmarks.measuring import Measured, after_figures, cpu_figures, latency_figures, median, total_account
 from benchmarks.rows.batch import CONNECTIONS
@@ -24,6 +24,7 @@ def growth(bench: Bench, name: str, title: str) -> RowResult:
     stack.start()
     stack.connect()
     lines: list[Line] = []
+    warmed_up = Account()
     there = 0
     for step, events in enumerate(bench.pace.growth):
         # Each has a source of its own: one can be given a past only while it has no events.
@@ -31,13 +32,13 @@ def growth(bench: Bench, name: str, title: str) -> RowResult:
         if events > there:
             tell = bench.step(f"writing {events:,} events of thirty days")
             there += query_data.build(stack.database, source.source_id, events - there, tell)
-        lines += _measure(bench.on(stack, source), events, lines[:2])
+        lines += _measure(bench.on(stack, source), events, lines[:2], warmed_up)
     bench.step("stopping it")
     stack.remove()
-    return RowResult(name, title, lines)
+    return RowResult(name, title, lines, warmed_up)
 
 
-def _measure(bench: Bench, events: int, empty: list[Line]) -> list[Line]:
+def _measure(bench: Bench, events: int, empty: list[Line], warmed_up: Account) -> list[Line]:
     single_load = Load(_SINGLE_CONNECTIONS, seconds=bench.pace.seconds)
     batch_load = Load(CONNECTIONS, requests=max(1, bench.pace.batch_events // _SIZE))
     single = bench.payload("pulse")
@@ -47,17 +48,18 @@ def _measure(bench: Bench, events: int, empty: list[Line]) -> list[Line]:
     )
     lines = []
     for number, (label, payload, load) in enumerate(kinds):
-        bench.warm_up(payload, Load(load.connections, requests=2 * _SIZE), label)
+        warmed_up.add(bench.warm_up(label, payload, load.connections))
         runs, ceilings = [], []
         for _ in range(bench.pace.rounds):
             ceilings.append(bench.ask(single, bench.bare_port, single_load, "bare route"))
             runs.append(bench.run(payload, load, f"{label}, {events:,} events there"))
-        of_ceiling = median([run.stored_rate / ceiling for run, ceiling in zip(runs, ceilings, strict=True)])
-        lines.append(_line(f"{events:,}: {label}", runs, of_ceiling, empty[number] if empty else None))
+        line = _line(f"{events:,}: {label}", runs, ceilings, empty[number] if empty else None)
+        lines.append(line)
     return lines
 
 
-def _line(label: str, runs: list[Measured], of_ceiling: float | None, empty: Line | None) -> Line:
+def _line(label: str, runs: list[Measured], ceilings: list[float], empty: Line | None) -> Line:
+    of_ceiling = median([run.stored_rate / ceiling for run, ceiling in zip(runs, ceilings, strict=True)])
     at_first = empty.detail["of_ceiling"] if empty else of_ceiling
     of_empty = of_ceiling / at_first if of_ceiling and at_first else None
     figures = [
@@ -68,5 +70,5 @@ def _line(label: str, runs: list[Measured], of_ceiling: float | None, empty: Lin
         *cpu_figures(runs),
         *after_figures(runs),
     ]
-    detail = {"of_ceiling": of_ceiling, "runs": [run.as_json() for run in runs]}
+    detail = {"of_ceiling": of_ceiling, "ceilings (a)": ceilings, "runs": [run.as_json() for run in runs]}
     return Line(label, figures, total_account(runs), detail)

@@ -3,7 +3,7 @@
 from functools import partial
 
 from benchmarks.bench import Bench, Turns, take_turns
-from benchmarks.figures import Figure, Line, RowResult
+from benchmarks.figures import Account, Figure, Line, RowResult
 from benchmarks.load import Load
 from benchmarks.measuring import (
     Measured,
@@ -26,19 +26,21 @@ def mixed(bench: Bench, name: str, title: str, *, mix: Mix) -> RowResult:
     """Measure Datafly with and without the mix, in turn: one event a request, and in batches."""
     singles = int(bench.pace.batch_events * _SINGLES_OF_BATCH_EVENTS)
     lines = []
+    warmed_up = Account()
     for label, size, load in (
         ("one a request", None, Load(_SINGLE_CONNECTIONS, requests=singles)),
         (f"batches of {_SIZE}", _SIZE, Load(CONNECTIONS, requests=max(1, bench.pace.batch_events // _SIZE))),
     ):
+        warmed_up.add(bench.warm_up(label, bench.payload("datafly", size), load.connections))
         turns = _turns(bench, mix, size, load)
         lines += [_line(f"{label}, {each}", turns, each) for each in ("plain", mix)]
-    return RowResult(name, title, lines)
+    return RowResult(name, title, lines, warmed_up)
 
 
 def _turns(bench: Bench, mix: Mix, size: int | None, load: Load) -> Turns:
     kinds: tuple[Mix, ...] = ("plain", mix)
     things = {each: partial(bench.run, bench.payload("datafly", size, each), load, each) for each in kinds}
-    return take_turns(bench.pace.rounds, lambda: 0.0, things)
+    return take_turns(bench.pace.rounds, things)
 
 
 def _line(label: str, turns: Turns, mix: str) -> Line:

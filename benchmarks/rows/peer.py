@@ -39,10 +39,8 @@ def _measure(bench: Bench, name: str, title: str, door: Door) -> RowResult:
     ours = partial(bench.run, bench.payload("pulsora"))
     theirs = partial(bench.run, bench.transcoded(), through=door)
     warmed_up = Account()
-    if bench.pace.warm_up_seconds:
-        begin = Load(_CONNECTIONS, seconds=bench.pace.warm_up_seconds)
-        for run in (theirs, ours):
-            warmed_up.add(run(begin, "warming up").account)
+    warmed_up.add(bench.warm_up("Envoy", bench.transcoded(), _CONNECTIONS, door))
+    warmed_up.add(bench.warm_up("pulsora", bench.payload("pulsora"), _CONNECTIONS))
     peers, runs = [theirs(load, "Envoy")], []
     for _ in range(bench.pace.rounds):
         runs.append(ours(load, "facade"))

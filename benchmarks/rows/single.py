@@ -12,6 +12,7 @@ from benchmarks.figures import (
     SINGLE_CPU_MICROS,
     SINGLE_OF_CEILING,
     SINGLE_P99_MS,
+    Account,
     Figure,
     Line,
     RowResult,
@@ -29,33 +30,40 @@ from benchmarks.measuring import (
 from benchmarks.payloads import DIALECTS
 
 _FIRST = DIALECTS[0]
+_WARM_UP_CONNECTIONS = 32
 
 
 def single(bench: Bench, name: str, title: str, *, connections: int) -> RowResult:
     """Measure one event a request over so many connections."""
-    warmed_up = bench.warmed_up
+    warmed_up = Account()
     load = Load(connections=connections, seconds=bench.pace.seconds)
-    http = _dialects(bench, load)
+    http = _dialects(bench, load, warmed_up)
     lines = [_dialect_line(http, dialect, connections) for dialect in DIALECTS]
-    calls = _calls(bench, load)
+    calls = _calls(bench, load, warmed_up)
     lines.append(_call_line(calls, connections))
     detail = {"ceilings (a)": http.ceilings, "ceilings (c)": calls.ceilings}
     return RowResult(name, title, lines, warmed_up, detail)
 
 
-def _dialects(bench: Bench, load: Load) -> Turns:
-    things = {dialect: partial(bench.run, bench.payload(dialect), load, dialect) for dialect in DIALECTS}
-    ceiling = partial(bench.ask, bench.payload(_FIRST), bench.bare_port, load, "bare route")
-    return take_turns(bench.pace.rounds, ceiling, things)
+def _dialects(bench: Bench, load: Load, warmed_up: Account) -> Turns:
+    payloads = {dialect: bench.payload(dialect) for dialect in DIALECTS}
+    for dialect, payload in payloads.items():
+        warmed_up.add(bench.warm_up(dialect, payload, _WARM_UP_CONNECTIONS))
+    bench.warm_up_ceiling("bare route", payloads[_FIRST], bench.bare_port, _WARM_UP_CONNECTIONS)
+    things = {dialect: partial(bench.run, payload, load, dialect) for dialect, payload in payloads.items()}
+    ceiling = partial(bench.ask, payloads[_FIRST], bench.bare_port, load, "bare route")
+    return take_turns(bench.pace.rounds, things, ceiling)
 
 
-def _calls(bench: Bench, load: Load) -> Turns:
+def _calls(bench: Bench, load: Load, warmed_up: Account) -> Turns:
     payload = bench.calls()
+    warmed_up.add(bench.warm_up("Ingest", payload, _WARM_UP_CONNECTIONS))
     # What it gives back is what it got.
     echoed = replace(payload, answer_bytes=None)
+    bench.warm_up_ceiling("bare echo", echoed, bench.echo_port, _WARM_UP_CONNECTIONS)
     ceiling = partial(bench.ask, echoed, bench.echo_port, load, "bare echo")
     thing = partial(bench.run, payload, load, "Ingest")
-    return take_turns(bench.pace.rounds, ceiling, {"Ingest": thing})
+    return take_turns(bench.pace.rounds, {"Ingest": thing}, ceiling)
 
 
 def _dialect_line(turns: Turns, dialect: str, connections: int) -> Line:
