@@ -6,6 +6,7 @@ measured.
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -16,10 +17,11 @@ from typing import Annotated, Any
 import psycopg
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.bench import Bench, Pace
-from benchmarks.ceilings.child import CeilingError
+from benchmarks.ceilings.child import ROOT, CeilingError
 from benchmarks.disk import describe_disk
 from benchmarks.figures import RowResult
 from benchmarks.load import LoadError, choose_tool
@@ -81,38 +83,42 @@ def main(
     ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="Only see that the bench works.")] = False,
     rows: Annotated[
-        str, typer.Option(metavar="NAME,…", help=f"Which rows, of: {', '.join(ROWS)}. Default: all.")
-    ] = "",
+        str | None, typer.Option(metavar="NAME,…", help=f"Which rows, of: {', '.join(ROWS)}. Default: all.")
+    ] = None,
     loader: Annotated[str, typer.Option(help="wrk, own, or auto: wrk where it is installed.")] = "auto",
-    json_path: Annotated[Path, typer.Option("--json", help="Where the figures go.")] = Path(
-        "build/bench.json"
-    ),
+    json_path: Annotated[
+        Path, typer.Option("--json", dir_okay=False, help="Where the figures go, in place of what is there.")
+    ] = Path("build/bench.json"),
     scratch: Scratch = None,
     keep: Keep = False,
 ) -> None:
-    """Measure Polylect beside what bounds it, and count every row.
+    """Measure Polylect beside what bounds it, and count every row: some 25 minutes for all.
 
-    Speed is reported, never asserted: the exit code is 1 only when an acknowledged event is not in `events`.
+    Speed is reported, never asserted. Exit code 1: an acknowledged event is not in `events`, or one is there
+    that nobody sent, or twice. 2: it could not be measured.
     """
     console = Console(width=None if os.isatty(1) else 160)
-    wanted = {name: not (quick or smoke) or (row.smoke if smoke else row.quick) for name, row in ROWS.items()}
-    chosen = [name.strip() for name in rows.split(",") if name.strip()] or [
-        name for name in ROWS if wanted[name]
-    ]
+    if rows is None:
+        chosen = [
+            name for name, row in ROWS.items() if not (quick or smoke) or (row.smoke if smoke else row.quick)
+        ]
+    else:
+        chosen = list(dict.fromkeys(name.strip() for name in rows.split(",")))
     unknown = [name for name in chosen if name not in ROWS]
     if unknown:
-        console.print(f"[red]no such row: {', '.join(unknown)}[/]; there are {', '.join(ROWS)}")
+        console.print(f"[red]no such row: {', '.join(map(repr, unknown))}[/]; there are {', '.join(ROWS)}")
         raise typer.Exit(2)
     if loader not in ("auto", "wrk", "own"):
         console.print("[red]--loader is wrk, own or auto[/]")
         raise typer.Exit(2)
     # As Ctrl-C: the system stops in order and the scratch directory goes.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     pace = _SMOKE if smoke else _QUICK if quick else _FULL
     try:
         results, lost = _run(console, chosen, pace, loader, scratch, keep, json_path)
-    except (StackError, LoadError, CeilingError, psycopg.Error) as error:
-        console.print(f"[bold red]can't be measured:[/] {error}", markup=True, highlight=False)
+    except (StackError, LoadError, CeilingError, OSError) as error:
+        console.print(f"[bold red]can't be measured:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(2) from error
     if smoke:
         console.print("\nonly to see that the bench works: such short loads give no figures")
@@ -143,6 +149,7 @@ def _run(
             "at": datetime.now(UTC).isoformat(),
             "loader": tool,
             "pace": vars(pace),
+            "version": _version(),
             **describe_machine(),
         }
         about["disk"] = describe_disk(stack.directory)
@@ -151,6 +158,8 @@ def _run(
         step_task = progress.add_task("", total=1.0)
 
         def step(name: str) -> Any:
+            if not console.is_terminal:
+                console.print(f"{time.monotonic() - begun:5.0f} s: {name}", highlight=False)
             progress.update(step_task, description=name, completed=0)
             return lambda share: progress.update(step_task, completed=share)
 
@@ -162,13 +171,26 @@ def _run(
         for number, name in enumerate(chosen):
             progress.update(row_task, description=name, completed=number + 1)
             bench.use_workers(1)
-            results.append(ROWS[name].measure(bench, name, ROWS[name].title))
+            try:
+                results.append(ROWS[name].measure(bench, name, ROWS[name].title))
+            except psycopg.Error as error:
+                # Why is in the log, which goes with the scratch directory.
+                raise StackError(f"{error}\n{stack.log_end()}") from error
             show_row(console, results[-1])
             # After each row: what was measured stays, whatever happens to the next.
             about["seconds"] = time.monotonic() - begun
             write_json(json_path, about, results)
         progress.update(row_task, description="stopping", completed=len(chosen) + 1)
     return results, any(not row.balanced for row in results)
+
+
+def _version() -> str:
+    """Give the commit that is measured; "" where git can't tell."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def _progress(console: Console) -> Progress:
@@ -181,7 +203,9 @@ def _show_about(console: Console, about: dict[str, Any]) -> None:
     disk = about["disk"]
     load = ", ".join(f"{value:.2f}" for value in about["load_average"])
     console.print(
-        f"{about['cpus']} CPUs, Python {about['python']}, load average before: {load}; "
+        f"{about['at'][:10]}, version {about['version'] or 'unknown'}; "
+        f"{about['cpus']} CPUs ({about['cpu'] or 'unknown'}), Python {about['python']}, "
+        f"load average before: {load}; "
         f"loader: {_LOADERS[about['loader']]}, nothing is pinned\n"
         f"PostgreSQL {durability}; {disk['filesystem']}, a flush of 8 KB takes {disk['flush_ms']:.2f} ms",
         highlight=False,

@@ -56,6 +56,9 @@ GROWTH_OF_EMPTY = at_least(0.9)
 HOUR_OF_HALF = at_most(1.1)
 OF_PEER = at_least(4.0)
 
+BUSY_PERCENT = 10.0
+"""Where others took more of the machine, no figure is judged."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -87,7 +90,7 @@ class Account:
     refused: int = 0
     broken: int = 0
     quarantined: int = 0
-    # Under way when the loader hung up: may be stored, need not.
+    # May be stored, need not: under way when the loader hung up, or answered that the service failed.
     unanswered: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -112,6 +115,11 @@ class Line:
     account: Account = field(default_factory=Account)
     # Everything measured on the way, for the file.
     detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def others_percent(self) -> float:
+        """Give what processes of neither the system nor the bench took of the machine; 0 if unknown."""
+        return next((figure.value or 0.0 for figure in self.figures if figure.name == "others"), 0.0)
 
     def as_json(self) -> dict[str, Any]:
         """Give all of it."""

@@ -81,6 +81,11 @@ class Outcome:
         """Requests answered with 2xx."""
         return self.requests - self.refused
 
+    @property
+    def failed(self) -> int:
+        """Requests answered with 5xx: the service can't tell what became of them."""
+        return sum(count for status, count in self.refused_by_status.items() if int(status) >= 500)
+
     def as_json(self) -> dict[str, Any]:
         """Give all of it."""
         return {**asdict(self), "rate": self.rate, "acknowledged": self.acknowledged}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from benchmarks.figures import Account, Figure, Target
+from benchmarks.figures import BUSY_PERCENT, Account, Figure, Target
 from benchmarks.load import Load, Outcome, Progress, Tool, send
 from benchmarks.payloads import Payload
 from benchmarks.processes import read_cpu
@@ -23,8 +23,6 @@ _POLL_SECONDS = 0.02
 _LOOKS_FOR_LOST = 50
 # Received by another process of the same machine.
 _CLOCK_SLACK = timedelta(seconds=1)
-# More than this and a rate says little of the product.
-_QUIET_SHARE = 0.1
 PARTS = ("facade", "core", "worker", "postgres")
 
 
@@ -124,17 +122,19 @@ def measure(
         refused=outcome.refused,
         broken=outcome.broken,
         quarantined=stack.quarantined(source) - quarantined_before,
-        unanswered=outcome.unanswered * size,
+        unanswered=(outcome.unanswered + outcome.failed) * size,
     )
+    if ended := cpu.ended(cpu_before):
+        account.notes.append(f"{', '.join(ended)} ended during a load: its figures say nothing")
+        if account.balanced:
+            raise StackError(f"{account.notes[-1]}\n{stack.log_end()}")
     others_share = cpu.others_share(cpu_before)
     if outcome.refused_by_status:
         account.notes.append(f"refused with {outcome.refused_by_status}")
     if uncounted:
         account.notes.append(f"statistics stopped counting: {uncounted:,} wait")
-    if others_share > _QUIET_SHARE:
-        account.notes.append(
-            "other processes used the machine meanwhile (see others): the product needs every CPU"
-        )
+    if 100 * others_share > BUSY_PERCENT:
+        account.notes.append("other processes used the machine meanwhile (see others): no figure is reliable")
     return Measured(
         outcome=outcome,
         account=account,

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
@@ -94,6 +95,8 @@ class CpuReading:
 
     at: float
     parts: Mapping[str, float]
+    # Of parts that live as long as the system; Postgres has processes that come and go.
+    processes: Set[tuple[str, int]]
     bench: float
     machine: float
     cpus: int
@@ -101,6 +104,10 @@ class CpuReading:
     def since(self, before: "CpuReading") -> dict[str, float]:
         """Give the CPU seconds of each part since an earlier reading."""
         return {part: max(0.0, used - before.parts.get(part, 0.0)) for part, used in self.parts.items()}
+
+    def ended(self, before: "CpuReading") -> list[str]:
+        """Give the parts of which a process is gone since."""
+        return sorted({part for part, _ in before.processes - self.processes})
 
     def others_share(self, before: "CpuReading") -> float:
         """Give the share of the machine that processes other than the system and the bench took, 0 to 1."""
@@ -115,11 +122,14 @@ def read_cpu(supervisor_pid: int, besides: Mapping[str, int] | None = None) -> C
     `besides` are parts that are not below the supervisor, by name with their process id.
     """
     parts: Counter[str] = Counter()
+    lasting: set[tuple[str, int]] = set()
     others = [(part, psutil.Process(pid)) for part, pid in (besides or {}).items()]
     for part, process in [*processes_of(supervisor_pid), *others]:
         with contextlib.suppress(psutil.NoSuchProcess):
             used = process.cpu_times()
             parts[part] += used.user + used.system
+            if part in _PARTS:
+                lasting.add((part, process.pid))
             if part != "supervisor":
                 parts[part] += used.children_user + used.children_system
     own = os.times()
@@ -128,16 +138,26 @@ def read_cpu(supervisor_pid: int, besides: Mapping[str, int] | None = None) -> C
     return CpuReading(
         at=time.monotonic(),
         parts=parts,
+        processes=lasting,
         bench=own.user + own.system + own.children_user + own.children_system,
         machine=busy,
         cpus=psutil.cpu_count() or 1,
     )
 
 
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if found:
+            return found[1]
+    return ""
+
+
 def describe_machine() -> dict[str, object]:
     """Give what a reader of the figures wants to know of the machine."""
     return {
         "cpus": psutil.cpu_count(),
+        "cpu": _cpu_model(),
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": os.getloadavg(),
         "python": sys.version.split()[0],

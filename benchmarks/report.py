@@ -9,13 +9,35 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.figures import Account, Figure, RowResult, Target
+from benchmarks.figures import BUSY_PERCENT, Account, Figure, RowResult, Target
+
+_ANY_WIDTH = 10_000
 
 
 def show_row(console: Console, row: RowResult) -> None:
     """Print one row: its lines with their figures side by side, a target below its figure."""
-    table = Table(title=row.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     columns = {figure.name: figure.unit for line in row.lines for figure in line.figures}
+    console.print()
+    console.print(f"[bold]{row.title}[/]", highlight=False)
+    _show_columns(console, row, columns)
+    _show_accounts(console, row)
+
+
+def _show_columns(console: Console, row: RowResult, columns: dict[str, str]) -> None:
+    """Print them in one table, or in as many below each other as the terminal is too narrow for."""
+    table = _table(row, columns)
+    needed = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum
+    if needed > console.width and len(columns) > 1:
+        names = list(columns)
+        middle = (len(names) + 1) // 2
+        for part in (names[:middle], names[middle:]):
+            _show_columns(console, row, {name: columns[name] for name in part})
+    else:
+        console.print(table)
+
+
+def _table(row: RowResult, columns: dict[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False)
     labelled = any(line.label for line in row.lines)
     if labelled:
         table.add_column("", no_wrap=True)
@@ -32,9 +54,7 @@ def show_row(console: Console, row: RowResult) -> None:
         table.add_row(*label, *(_value_text(figure) for figure in shown))
         if any(figure.target for figure in shown):
             table.add_row(*([""] if labelled else []), *(_target_text(figure) for figure in shown))
-    console.print()
-    console.print(table)
-    _show_accounts(console, row)
+    return table
 
 
 def _show_accounts(console: Console, row: RowResult) -> None:
@@ -62,7 +82,7 @@ def _show_account(console: Console, label: str, account: Account) -> None:
         parts.append(f"{account.repeated:,} had been sent before")
     more = account.stored + account.repeated - account.acknowledged
     if more and account.balanced:
-        parts.append(f"{more:,} unanswered when the loader hung up")
+        parts.append(f"{more:,} stored of which no loader heard")
     for count, what in (
         (account.refused, "requests refused"),
         (account.broken, "connections broken"),
@@ -88,15 +108,19 @@ def show_targets(console: Console, rows: Iterable[RowResult]) -> None:
         for line in row.lines:
             for figure in line.figures:
                 if figure.target:
-                    table.add_row(row.name, line.label, figure.name, *_judged(figure, figure.target))
+                    judged = _judged(figure, figure.target, line.others_percent)
+                    table.add_row(row.name, line.label, figure.name, *judged)
     if table.row_count:
         console.print()
         console.print(table)
 
 
-def _judged(figure: Figure, target: Target) -> tuple[str, str, Text]:
-    bound = f"{_sign(target)} {_number(target.bound, figure.digits)} {figure.unit}"
-    return bound, f"{_number(figure.value, figure.digits)} {figure.unit}", _verdict(figure)
+def _judged(figure: Figure, target: Target, others_percent: float) -> tuple[str, str, Text]:
+    digits = figure.digits
+    if figure.value != target.bound and _number(figure.value, digits) == _number(target.bound, digits):
+        digits += 1
+    bound = f"{_sign(target)} {_number(target.bound, digits)} {figure.unit}"
+    return bound, f"{_number(figure.value, digits)} {figure.unit}", _verdict(figure, others_percent)
 
 
 def _value_text(figure: Figure) -> Text:
@@ -110,7 +134,9 @@ def _target_text(figure: Figure) -> Text:
     return Text(f"{_sign(figure.target)} {_number(figure.target.bound, figure.digits)}", style)
 
 
-def _verdict(figure: Figure) -> Text:
+def _verdict(figure: Figure, others_percent: float) -> Text:
+    if others_percent > BUSY_PERCENT:
+        return Text(f"not judged (others {others_percent:.0f} %)", "yellow")
     words = {True: ("reached", "green"), False: ("not reached", "red"), None: ("not measured", "dim")}
     return Text(*words[figure.reached])
 

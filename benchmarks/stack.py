@@ -93,10 +93,10 @@ class Stack:
         while not self._is_ready():
             if self._process.poll() is not None:
                 raise StackError(
-                    f"`polylect up` ended with code {self._process.returncode}:\n{self._log_end()}"
+                    f"`polylect up` ended with code {self._process.returncode}:\n{self.log_end()}"
                 )
             if time.monotonic() - begun > _READY_SECONDS:
-                raise StackError(f"not ready after {_READY_SECONDS:.0f} s:\n{self._log_end()}")
+                raise StackError(f"not ready after {_READY_SECONDS:.0f} s:\n{self.log_end()}")
             time.sleep(0.01)
         return time.monotonic() - begun
 
@@ -114,9 +114,9 @@ class Stack:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise StackError(f"did not stop within {_STOP_SECONDS:.0f} s:\n{self._log_end()}") from None
+            raise StackError(f"did not stop within {_STOP_SECONDS:.0f} s:\n{self.log_end()}") from None
         if code:
-            raise StackError(f"`polylect up` stopped with code {code}:\n{self._log_end()}")
+            raise StackError(f"`polylect up` stopped with code {code}:\n{self.log_end()}")
         return time.monotonic() - begun
 
     def remove(self) -> None:
@@ -210,7 +210,8 @@ class Stack:
         finally:
             connection.close()
 
-    def _log_end(self) -> str:
+    def log_end(self) -> str:
+        """Give the last of what all parts wrote."""
         return self.log_path.read_text(errors="replace")[-3000:]
 
 
