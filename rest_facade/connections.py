@@ -15,8 +15,8 @@ from uvicorn.server import ServerState
 
 from rest_facade.caller import sane_request_id
 from rest_facade.heads import refusal, without_offer
+from rest_facade.read_ahead import PacedProtocol
 from rest_facade.response_cycle import WholeResponseCycle
-from rest_facade.stalls import StallGuard
 
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 128
@@ -33,7 +33,7 @@ request's id and the address it came from."""
 _VERSIONS = frozenset(("1.1", "1.0"))
 
 
-class FacadeProtocol(StallGuard):
+class FacadeProtocol(PacedProtocol):
     """One connection.
 
     The parser's callbacks are written anew, for a request without websockets and without objects nobody uses:
@@ -106,8 +106,8 @@ class FacadeProtocol(StallGuard):
             self._idle_timer.cancel()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        """Read what came; a head that is not whole yet has a deadline."""
+    def take(self, data: bytes) -> None:
+        """Parse it; a head that is not whole yet has a deadline."""
         if self._refusing:
             return
         self._packet_bytes = len(data)
@@ -198,7 +198,7 @@ class FacadeProtocol(StallGuard):
         if before is None or before.response_complete:
             self._next = self.cycle
         else:
-            self.flow.pause_reading()
+            self.flow.hold()
             self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
@@ -234,10 +234,12 @@ class FacadeProtocol(StallGuard):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+            if not self.pipeline:
+                self.read_on()
             return
+        self.read_on()
         if self._refusing:
             self._answer_refused(self._refusing)
             return
