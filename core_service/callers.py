@@ -76,15 +76,14 @@ class Callers:
         """Tell whether a call with that metadata is the facade's."""
         return _same(_bearer(metadata), self._facade_token)
 
-    def admit(self, context: Context) -> KnownContext:
-        """Give the context of a call with a valid credential, whoever's, its metadata read once for all.
+    def admit(self, context: Context) -> tuple[KnownContext, Caller]:
+        """Give the context of a call with a valid credential, its metadata read once for all, and whose.
 
         A credential may end while the call goes on, so who asks for the caller again finds that anew. Raises
         CoreError.
         """
         known = KnownContext(context)
-        self._resolve(known)
-        return known
+        return known, self._resolve(known)
 
     def require_admin(self, context: Context) -> None:
         """Raise CoreError unless the admin calls."""

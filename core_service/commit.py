@@ -106,6 +106,10 @@ class GroupCommit:
         # Whether some wait for a slot that wait for nothing else.
         self._hurried = False
 
+    def is_crowded(self) -> bool:
+        """Tell whether so much waits that nobody should bring more than he must."""
+        return self._held_bytes > BUFFER_BYTES // 2
+
     async def commit(self, parcels: Iterable[Parcel], *, may_wait: bool = False) -> list[CoreError | None]:
         """Wait until each parcel is durable (None) or known not to be (why); an empty one always is.
 

@@ -6,7 +6,7 @@ facade without room. Knows which calls are under way, so that a drain can wait f
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from time import monotonic
 from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, cast
 
@@ -14,10 +14,18 @@ import grpc
 import structlog
 from polylect.v1 import error_reason_pb2 as reasons
 
-from core_service.callers import Callers, Context, Metadata, client_ip_of, given_request_id, request_id_of
+from core_service.callers import (
+    Callers,
+    Context,
+    Metadata,
+    client_ip_of,
+    given_request_id,
+    request_id_of,
+)
 from core_service.counts import Counts
-from core_service.errors import OVERLOAD_RETRY_SECONDS, CoreError, reason_label
+from core_service.errors import CoreError, reason_label
 from core_service.ingest import MAX_EVENTS
+from core_service.places import CallerPlaces, Places
 from core_service.raw_message import MESSAGE_BYTES, RawLimits, parse
 from core_service.refusals import Refusals, RefusedCall
 from core_service.rich_status import Answer, abort, as_core_error, leaving_nothing
@@ -28,15 +36,16 @@ _BATCH_INGEST_STREAM = "/polylect.v1.IngestService/BatchIngestStream"
 _REPORT_REFUSALS = "/polylect.v1.IngestService/ReportRefusals"
 _FACADE_METHODS = (_BATCH_INGEST, _BATCH_INGEST_STREAM, _REPORT_REFUSALS)
 _EVENT_METHODS = ("/polylect.v1.IngestService/Ingest", "/polylect.v1.IngestService/IngestStream")
-# At a time: of all with a credential but the facade; of each method that needs none.
-_CLIENT_CALLS = 1_000
-# Few, as each may have a message of the server's limit in memory.
+# At a time, of each method that needs no credential: few, as each may have a message of the server's limit in
+# memory.
 _OPEN_CALLS = 16
 _OPEN_READERS = 4
 _OPEN_READ_SECONDS = 2.0
+# For the one message of a call with a credential.
+_READ_SECONDS = 30.0
 _OPEN_LIMITS = RawLimits(max_bytes=64 * 1024)
 _NO_LIMITS = RawLimits()
-_NO_MESSAGE = "The call has no message"
+_NO_MESSAGE = "The call has no whole message"
 
 # Generic for the type checker only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -69,7 +78,7 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         self._counts = counts
         self._of_facade: dict[str, Handler] = {}
         self._of_others: dict[str, Handler] = {}
-        self._client_places = _Places(_CLIENT_CALLS)
+        self._places = CallerPlaces()
         self._open_readers = asyncio.Semaphore(_OPEN_READERS)
         self._calls = 0
         self._idle = asyncio.Event()
@@ -173,16 +182,16 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             response = None
             started = monotonic()
             try:
-                known = self._callers.admit(context)
+                known, caller = self._callers.admit(context)
                 if facade_only:
                     self._callers.require_facade(known)
-                with self._client_places:
+                with self._places.of(caller):
                     if handler.stream_stream:
                         self._enter()
                         async with aclosing(_parsed(context, parser, limits)) as messages:
                             await _stream(cast("Any", handler.stream_stream)(messages, known), context)
                     else:
-                        request = parse(await _only(context), parser, limits)
+                        request = parse(await _only(context, _READ_SECONDS), parser, limits)
                         self._enter()
                         if handler.unary_unary:
                             response = await cast("Any", handler.unary_unary)(request, known)
@@ -228,7 +237,7 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
     def _wrap_open(self, handler: Handler, method: str) -> Handler:
         """Health and reflection: for anyone, so that anyone's calls must not be many, or large."""
-        places = _Places(_OPEN_CALLS)
+        places = Places(_OPEN_CALLS)
         parser = cast("Any", handler.request_deserializer)
 
         async def answer(_: object, context: Context) -> object:
@@ -238,15 +247,13 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                         async with aclosing(_parsed(context, parser, _OPEN_LIMITS)) as messages:
                             await _stream(cast("Any", handler.stream_stream)(messages, context), context)
                         return None
-                    async with self._open_readers, asyncio.timeout(_OPEN_READ_SECONDS):
-                        request = parse(await _only(context), parser, _OPEN_LIMITS)
+                    async with self._open_readers:
+                        request = parse(await _only(context, _OPEN_READ_SECONDS), parser, _OPEN_LIMITS)
                     if handler.unary_unary:
                         return cast("object", await cast("Any", handler.unary_unary)(request, context))
                     await cast("Any", handler.unary_stream)(request, context)
             except grpc.aio.AbortError:
                 raise
-            except TimeoutError:
-                await abort(context, CoreError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, _NO_MESSAGE))
             except Exception as error:
                 await abort(context, as_core_error(error, method, ""))
             return None
@@ -265,25 +272,6 @@ class Entry(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             self._idle.set()
 
 
-class _Places:
-    """Room for so many at a time; who comes when there is none is told to come back."""
-
-    def __init__(self, count: int) -> None:
-        self._left = count
-
-    def __enter__(self) -> None:
-        if not self._left:
-            raise CoreError(
-                reasons.ERROR_REASON_OVERLOADED,
-                "Too many calls at once",
-                retry_after_seconds=OVERLOAD_RETRY_SECONDS,
-            )
-        self._left -= 1
-
-    def __exit__(self, *_: object) -> None:
-        self._left += 1
-
-
 def _unread(answer: Answer, handler: Handler) -> Handler:
     # gRPC reads a unary call's message before its handler runs, and a stream's when the handler asks. On the
     # wire the two are the same. A single answer is sent together with metadata and status.
@@ -300,9 +288,11 @@ async def _parsed(
         yield parse(read.pop(), parser, limits)
 
 
-async def _only(context: Context) -> bytes:
-    if read := await _read(context):
-        return read.pop()
+async def _only(context: Context, seconds: float) -> bytes:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            if read := await _read(context):
+                return read.pop()
     raise CoreError(reasons.ERROR_REASON_PAYLOAD_UNREADABLE, _NO_MESSAGE)
 
 

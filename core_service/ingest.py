@@ -5,10 +5,11 @@ An answer leaves only when everything it speaks of is durable.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from operator import attrgetter
 from time import monotonic
-from typing import Any, TypeAlias
 
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -36,19 +37,17 @@ from core_service.counts import Counts
 from core_service.errors import CoreError, Objection, StorageUnavailable
 from core_service.fingerprint import Fingerprints
 from core_service.keys import KeyEntry
+from core_service.message_stream import answered_in_order
 from core_service.moments import hour_of, timestamp_of
 from core_service.ports import GRPC, LedgerLine
 from core_service.refusals import Refusals
 from core_service.verdicts import count_durable, log_refused
 
 MAX_EVENTS = 1_000
-_STREAM_READ_AHEAD = 64
 _INGEST = "/polylect.v1.IngestService/Ingest"
 _INGEST_STREAM = "/polylect.v1.IngestService/IngestStream"
 
 _BROKEN = Objection(reasons.ERROR_REASON_INTERNAL, "Internal error")
-
-_Answer: TypeAlias = asyncio.Task[IngestStreamResponse]
 
 log = structlog.get_logger()
 
@@ -181,7 +180,7 @@ class IngestServicer(IngestServiceServicer):
         """Judge and commit one caller's events."""
         key = self._callers.require_key(context)
         response = IngestResponse()
-        await self._take_direct(request.events, key, context, _INGEST, response.results)
+        await self._store_direct(self._judge_direct(request.events, key, context, _INGEST, response.results))
         return response
 
     async def IngestStream(  # noqa: N802 - the proto's name
@@ -189,65 +188,46 @@ class IngestServicer(IngestServiceServicer):
     ) -> AsyncIterator[IngestStreamResponse]:
         """Judge and commit a caller's messages as they come, and answer them in order."""
         self._callers.require_key(context)
-        answers: asyncio.Queue[_Answer | None] = asyncio.Queue()
-        room = asyncio.Semaphore(_STREAM_READ_AHEAD)
-        reader = asyncio.create_task(self._read_stream(request_iterator, context, answers, room))
-        answer: _Answer | None = None
-        try:
-            while (answer := await answers.get()) is not None:
-                yield await answer
-                room.release()
-            await reader
-            if self._draining.is_set():
-                raise _stopping()
-        finally:
-            await _end(reader)
-            while answer is not None:
-                await _end(answer)
-                answer = answers.get_nowait()
+        answers = answered_in_order(
+            request_iterator,
+            partial(self._take_message, context),
+            is_crowded=self._group_commit.is_crowded,
+            stopping=self._draining,
+        )
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer
+        if self._draining.is_set():
+            raise _stopping()
 
-    async def _read_stream(
-        self,
-        requests: AsyncIterator[IngestStreamRequest],
-        context: Context,
-        answers: "asyncio.Queue[_Answer | None]",
-        room: asyncio.Semaphore,
-    ) -> None:
-        """Take messages, and put their answers to be, then None, into `answers`."""
-        drained = asyncio.create_task(self._draining.wait())
+    async def _take_message(
+        self, context: Context, message: IngestStreamRequest
+    ) -> IngestStreamResponse | CoreError:
+        response = IngestStreamResponse()
+        started = monotonic()
         try:
-            while True:
-                await room.acquire()
-                arriving = asyncio.ensure_future(anext(requests, None))
-                try:
-                    await asyncio.wait({arriving, drained}, return_when=asyncio.FIRST_COMPLETED)
-                    message = arriving.result() if arriving.done() else None
-                finally:
-                    await _end(arriving)
-                if message is None:
-                    return
-                answers.put_nowait(asyncio.create_task(self._take_message(message, context)))
-                # A stream that waits keeps none.
-                del message
+            receipt = self._judge_message(context, message, response)
+            # Its events are bytes now, which may wait for long.
+            del message
+            await self._store_direct(receipt)
+        except CoreError as error:
+            # It waits for its turn, and its frames have the events.
+            return error.with_traceback(None)
         finally:
-            drained.cancel()
-            answers.put_nowait(None)
+            self._counts.time_call(_INGEST_STREAM, started)
+        self._counts.count_call(_INGEST_STREAM)
+        return response
 
-    async def _take_message(self, message: IngestStreamRequest, context: Context) -> IngestStreamResponse:
+    def _judge_message(
+        self, context: Context, message: IngestStreamRequest, response: IngestStreamResponse
+    ) -> Receipt:
         # The key is looked up for every message: a revocation ends a stream too.
         try:
             key = self._callers.key_of(bearer_token(context))
         except CoreError as error:
             error.event_count = len(message.events) or 1
             raise
-        response = IngestStreamResponse()
-        started = monotonic()
-        try:
-            await self._take_direct(message.events, key, context, _INGEST_STREAM, response.results)
-        finally:
-            self._counts.time_call(_INGEST_STREAM, started)
-        self._counts.count_call(_INGEST_STREAM)
-        return response
+        return self._judge_direct(message.events, key, context, _INGEST_STREAM, response.results)
 
     async def _have_salt(self, received_at: Timestamp) -> None:
         """Have the salt of that day at hand. Raises StorageUnavailable."""
@@ -259,34 +239,38 @@ class IngestServicer(IngestServiceServicer):
             log.warning("salt_unavailable", error=str(error))
             raise StorageUnavailable from error
 
-    async def _take_direct(
+    def _judge_direct(
         self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str, results: Results
-    ) -> None:
+    ) -> Receipt:
+        """Judge a client's own events into `results`. Raises CoreError: too many, quota, scope."""
         try:
-            await self._admit_direct(events, key, context, endpoint, results)
+            if len(events) > MAX_EVENTS:
+                message = f"More than {MAX_EVENTS} events in one request"
+                raise CoreError(reasons.ERROR_REASON_BATCH_TOO_LARGE, message, field="events")
+            now = self._clock()
+            self._admission.enter_direct(key, now.timestamp())
         except CoreError as error:
             error.event_count = len(events) or 1
             raise
-
-    async def _admit_direct(
-        self, events: Sequence[Event], key: KeyEntry, context: Context, endpoint: str, results: Results
-    ) -> None:
-        if len(events) > MAX_EVENTS:
-            message = f"More than {MAX_EVENTS} events in one request"
-            raise CoreError(reasons.ERROR_REASON_BATCH_TOO_LARGE, message, field="events")
-        now = self._clock()
-        self._admission.enter_direct(key, now.timestamp())
         common = ClientRequest(dialect=GRPC, endpoint=endpoint, request_id=request_id_of(context))
         receipt = Receipt(key, timestamp_of(now), common, results)
-        consignment = Consignment()
         self._admission.judge_direct(events, receipt)
+        return receipt
+
+    async def _store_direct(self, receipt: Receipt) -> None:
+        """Make durable what was judged. Raises CoreError when not all of it is."""
+        consignment = Consignment()
         consignment.add(receipt.items, _ledger_line(receipt))
-        errors = await self._group_commit.commit(consignment.parcels, may_wait=True)
-        spoiled = [receipt] if receipt.refused and not any(errors) else []
-        count_durable(self._counts, consignment, errors, spoiled)
-        for error in errors:
-            if error is not None:
-                raise error
+        try:
+            errors = await self._group_commit.commit(consignment.parcels, may_wait=True)
+            spoiled = [receipt] if receipt.refused and not any(errors) else []
+            count_durable(self._counts, consignment, errors, spoiled)
+            for error in errors:
+                if error is not None:
+                    raise error
+        except CoreError as error:
+            error.event_count = len(receipt.results) or 1
+            raise
 
 
 def _stopping() -> StorageUnavailable:
@@ -298,14 +282,6 @@ def _stopping() -> StorageUnavailable:
 
 def _ledger_line(receipt: Receipt) -> LedgerLine:
     return receipt.key.source.source_id, receipt.request.dialect, hour_of(receipt.received_at)
-
-
-async def _end(task: asyncio.Future[Any]) -> None:
-    """Cancel a task, or see that nobody misses what it failed with."""
-    task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()
 
 
 def _refuse_whole(outcome: ClientOutcome, objection: Objection) -> None:

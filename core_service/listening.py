@@ -49,6 +49,10 @@ def make_server(entry: Entry) -> grpc.aio.Server:
             # The facade pings every 30 s; by default gRPC cuts who does more often than every 5 minutes.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
+            # Who is gone without a word has no calls under way any more.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.max_pings_without_data", 0),
         ),
     )
 

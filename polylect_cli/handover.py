@@ -18,6 +18,8 @@ RUN_PART = "polylect_cli.run_part"
 # thread more, in and out: half of the time of a call between facade and core. A version of grpc that knows
 # the names no more says so in one line and goes on.
 _GRPC_EXPERIMENTS = "-event_engine_client,-event_engine_listener"
+# What grpc itself says of callers' mistakes goes past our log, a line for each: anyone could fill a disk.
+_GRPC_VERBOSITY = "NONE"
 
 
 class LogOptions(msgspec.Struct, frozen=True):
@@ -49,7 +51,7 @@ def receive() -> tuple[LogOptions, msgspec.Raw]:
 
 def part_environment() -> dict[str, str]:
     """Give the environment of a part: ours, and what grpc does best with unless the operator chose."""
-    return {"GRPC_EXPERIMENTS": _GRPC_EXPERIMENTS, **os.environ}
+    return {"GRPC_EXPERIMENTS": _GRPC_EXPERIMENTS, "GRPC_VERBOSITY": _GRPC_VERBOSITY, **os.environ}
 
 
 def hand_over(module: str, arguments: list[str], packed: bytes) -> None:

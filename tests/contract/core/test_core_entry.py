@@ -206,8 +206,8 @@ async def _is_served(core: Caller) -> bool:
 
 @pytest.fixture
 async def held(core: Caller, secret: str) -> AsyncIterator[list[Any]]:
-    """As many streams of a client as there may be."""
-    calls = [open_call(core, INGEST_STREAM, bearer(secret)) for _ in range(1_000)]
+    """As many streams of a source as there may be."""
+    calls = [open_call(core, INGEST_STREAM, bearer(secret)) for _ in range(500)]
     for call in calls:
         await call.write(b"")
         assert await call.read() == b""
@@ -230,6 +230,25 @@ async def test_clients_calls_do_not_count_the_facade_out(core: Caller, secret: s
             return False
 
     await until(has_room)
+
+
+async def test_a_sources_calls_count_nobody_else_out(core: Caller, secret: str, held: list[Any]) -> None:
+    assert await overloaded(open_call(core, INGEST, bearer(secret)))
+    await core.make_source("other")
+    other = await core.make_key("other", ingest_pb2.KEY_KIND_SERVICE)
+    assert await send_raw(core, INGEST, b"", bearer(other.secret)) == b""
+    request = source_pb2.RevokeKeyRequest(key_id=other.key.key_id)
+    assert (await core.sources.RevokeKey(request, metadata=ADMIN)).key.HasField("revoked_at")
+
+
+async def test_who_keeps_his_message_back_is_not_waited_for(
+    core: Caller, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core_service.entry._READ_SECONDS", 0.2)
+    call = open_call(core, INGEST, bearer(secret))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(call.read(), 10)
+    assert failure_of(caught.value).reason == "PAYLOAD_UNREADABLE"
 
 
 async def test_a_key_that_ends_before_the_message_comes_lets_nothing_in(core: Caller) -> None:
