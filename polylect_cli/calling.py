@@ -21,7 +21,8 @@ from polylect_cli.output import EXIT_UNREACHABLE, CommandError
 from polylect_cli.settings import Settings, check_files, load_settings
 from polylect_cli.tokens import token
 
-_TIMEOUT_SECONDS = 10.0
+# The core gives up a question after 20 s, and says so.
+_TIMEOUT_SECONDS = 25.0
 # As much as the core sends at once: a page ends early, but a single event may be large.
 _CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 * 1024 * 1024),)
 
@@ -112,7 +113,9 @@ def _explained(error: grpc.RpcError, target: str) -> CommandError:
     status = rpc_status.from_call(cast("grpc.Call", error))
     details = list(status.details) if status else []
     code, said = error.code(), error.details() or ""
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) and not details:
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED and not details:
+        return CommandError(f"the core at {target} did not answer in time", EXIT_UNREACHABLE)
+    if code is grpc.StatusCode.UNAVAILABLE and not details:
         return CommandError(
             f"no core answers at {target}: is it running (make run, polylect up)? "
             f"POLYLECT_GRPC_PORT or POLYLECT_CORE_ADDRESS say where to look ({said})",
