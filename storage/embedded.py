@@ -43,7 +43,7 @@ SETTINGS: Mapping[str, str] = {
     "max_connections": "60",  # core, workers and people; each idle one costs memory
     # After a checkpoint an event writes 1.9 KB instead of 5.0; pglz is what every build has.
     "wal_compression": "on",
-    # Of the default 4 MB a claim's COPY leaves nothing: 370 to 2,300 writes in between in 150,000 events, none so.
+    # The default 4 MB are full 370 to 2,300 times in 150,000 events, these never.
     "wal_buffers": "16MB",
     # An event writes 2 KB. At 20,000 a second a checkpoint is due every half minute, not twice as often; and
     # after each, every page is written whole when it is touched first, 0.2 an event.

@@ -134,8 +134,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: rate limit 0 per 0 seconds.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 50
-    """Buffers are full, or too many queries of the source wait; RetryInfo says
-    when to come back. RESOURCE_EXHAUSTED, HTTP 503.
+    """Buffers are full, too many queries of the source wait, or too many calls
+    are under way (500 of a source, 1,000 of all); RetryInfo says when to come
+    back. RESOURCE_EXHAUSTED, HTTP 503.
     """
     ERROR_REASON_STORAGE_UNAVAILABLE: _ErrorReason.ValueType  # 51
     """The event could not be made durable, or core or database cannot be
@@ -265,8 +266,9 @@ ERROR_REASON_ARGUMENT_INVALID: ErrorReason.ValueType  # 43
 Example: rate limit 0 per 0 seconds.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 50
-"""Buffers are full, or too many queries of the source wait; RetryInfo says
-when to come back. RESOURCE_EXHAUSTED, HTTP 503.
+"""Buffers are full, too many queries of the source wait, or too many calls
+are under way (500 of a source, 1,000 of all); RetryInfo says when to come
+back. RESOURCE_EXHAUSTED, HTTP 503.
 """
 ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 51
 """The event could not be made durable, or core or database cannot be
