@@ -285,7 +285,17 @@ async def _parsed(
     context: Context, parser: Callable[[bytes], Any], limits: RawLimits
 ) -> AsyncGenerator[Any, None]:
     while read := await _read(context):
-        yield parse(read.pop(), parser, limits)
+        yield _parsed_one(read.pop(), parser, limits)
+
+
+def _parsed_one(raw: bytes, parser: Callable[[bytes], Any], limits: RawLimits) -> Any:
+    try:
+        return parse(raw, parser, limits)
+    except CoreError as error:
+        # It may wait for the answers before it, and its frames have the bytes.
+        del raw
+        error.__context__ = None
+        raise error.with_traceback(None) from None
 
 
 async def _only(context: Context, seconds: float) -> bytes:

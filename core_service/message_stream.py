@@ -94,7 +94,7 @@ async def _read(
                 message = arriving.result() if arriving.done() else None
             finally:
                 await _end(arriving)
-            if message is None:
+            if message is None or room.is_refused:
                 return
             task = asyncio.create_task(take(message))
             task.add_done_callback(note)

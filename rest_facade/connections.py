@@ -6,7 +6,6 @@ the rest of a body nobody wants, so that its sender can read the refusal.
 
 import asyncio
 from typing import Any
-from urllib.parse import unquote
 
 import httptools
 from uvicorn import Config
@@ -14,7 +13,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.server import ServerState
 
 from rest_facade.caller import sane_request_id
-from rest_facade.heads import refusal, without_offer
+from rest_facade.heads import refusal, taken_apart, without_offer
 from rest_facade.read_ahead import PacedProtocol
 from rest_facade.response_cycle import WholeResponseCycle
 
@@ -124,10 +123,20 @@ class FacadeProtocol(PacedProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._refuse(431)
-            elif self._deadline is None:
-                self._set_deadline(_HEAD_SECONDS)
+            else:
+                self._await_head()
         elif self._beside_bytes > _MAX_HEAD_BYTES and not self._is_idle():
             self._refuse(431)
+
+    def read_on(self) -> None:
+        """Read on; the rest of a head has its time from then on."""
+        super().read_on()
+        if self._in_head:
+            self._await_head()
+
+    def _await_head(self) -> None:
+        if self._deadline is None and not (self.pipeline or self.flow.rest):
+            self._set_deadline(_HEAD_SECONDS)
 
     def _parse(self, data: bytes) -> None:
         while True:
@@ -182,7 +191,9 @@ class FacadeProtocol(PacedProtocol):
             self._offers = True
             return
         if self.url != self._parsed_url:
-            self._read_url()
+            # Most connections know one address only.
+            self._scope |= taken_apart(self.url)
+            self._parsed_url = self.url
         scope = self._scope.copy()
         scope["headers"] = self.headers
         scope["method"] = self.parser.get_method().decode("ascii")
@@ -244,7 +255,8 @@ class FacadeProtocol(PacedProtocol):
             self._answer_refused(self._refusing)
             return
         self._idle_since = self.loop.time()
-        if self._is_lingering():
+        cycle = self.cycle
+        if cycle is not None and cycle.response_complete and cycle.more_body:
             self._set_deadline(_LINGER_SECONDS)
 
     def shutdown(self) -> None:
@@ -255,16 +267,6 @@ class FacadeProtocol(PacedProtocol):
             self.loop.call_later(_LAST_CALL_SECONDS, self._close_if_idle)
         else:
             self.cycle.keep_alive = False
-
-    def _read_url(self) -> None:
-        """Take the address apart. Most connections know one only: so it is done once."""
-        parsed = httptools.parse_url(self.url)
-        raw_path = parsed.path
-        path = raw_path.decode("ascii")
-        self._scope["path"] = unquote(path) if "%" in path else path
-        self._scope["raw_path"] = raw_path
-        self._scope["query_string"] = parsed.query or b""
-        self._parsed_url = self.url
 
     def _close_if_idle(self) -> None:
         if self._is_idle() and not self.transport.is_closing():
@@ -282,9 +284,6 @@ class FacadeProtocol(PacedProtocol):
 
     def _is_idle(self) -> bool:
         return not self._in_head and (self.cycle is None or self.cycle.response_complete)
-
-    def _is_lingering(self) -> bool:
-        return self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

@@ -1,7 +1,10 @@
-"""Heads a connection writes by itself: an answer's to what is no request, and a request's less its offer."""
+"""What heads say: of the address of a request, of offers, and in an answer to what is no request."""
 
 from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 _TEXTS = {400: b"Bad request", 431: b"Request head too large", 503: b"Too many connections"}
@@ -35,3 +38,14 @@ def without_offer(method: bytes, url: bytes, headers: Iterable[tuple[bytes, byte
         elif name not in _OFFERING:
             lines.append(b"%s: %s" % (name, value))
     return b"\r\n".join([*lines, b"", b""])
+
+
+def taken_apart(url: bytes) -> dict[str, Any]:
+    """Give what an ASGI scope has of an address. Raises httptools' HttpParserInvalidURLError."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return {
+        "path": unquote(path) if "%" in path else path,
+        "raw_path": parsed.path,
+        "query_string": parsed.query or b"",
+    }

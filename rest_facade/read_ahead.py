@@ -1,20 +1,21 @@
-"""How far a connection is read ahead of its answers. Knows nothing of HTTP but how a request's line ends.
+"""How far a connection is read ahead of its answers. Knows nothing of HTTP but how a head ends.
 
 A client may send request after request without waiting. What waits for its turn takes some 5 KB for each of
-them, and a packet may hold nine thousand: so many are parsed a piece at a time, the next when those before
-are answered, and nothing more is read meanwhile.
+them, and a packet may hold thirteen thousand: so many are parsed a piece at a time, the next when those
+before are answered, and nothing more is read meanwhile.
 """
 
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 
 from rest_facade.stalls import StallGuard
 
-_REQUEST = b" HTTP/1."
-_REQUESTS_AT_ONCE = 32
-# Some 150 of the shortest requests.
+# llhttp takes no other.
+_END_OF_HEAD = b"\r\n\r\n"
+_HEADS_AT_ONCE = 32
+# Some 200 of the shortest requests.
 _PIECE_BYTES = 4096
 
 
@@ -25,21 +26,21 @@ class ReadAhead(FlowControl):
         super().__init__(transport)
         # Not parsed yet.
         self.rest = b""
-        self._is_held = False
+        # By a request that waits for its turn.
+        self.is_held = False
 
     def hold(self) -> None:
-        """Read no more until `go_on`, whoever wants to resume."""
-        self._is_held = True
+        """Read no more while a request waits, whoever wants to resume."""
+        self.is_held = True
         self.pause_reading()
 
-    def go_on(self) -> None:
-        """Read on, if nothing is left to parse."""
-        self._is_held = False
-        self.resume_reading()
-
     def resume_reading(self) -> None:
-        """Read on, if nothing waits."""
-        if not (self._is_held or self.rest):
+        """Read on: what was read first."""
+        if self.is_held:
+            return
+        if self.rest:
+            self._transport.get_protocol().read_on()  # type: ignore[attr-defined]
+        else:
             super().resume_reading()
 
 
@@ -66,7 +67,7 @@ class PacedProtocol(StallGuard):
         flow = self.flow
         if flow.rest:
             flow.rest += data
-        elif data.count(_REQUEST) <= _REQUESTS_AT_ONCE:
+        elif data.count(_END_OF_HEAD) <= _HEADS_AT_ONCE:
             self.take(data)
         else:
             flow.rest = data
@@ -74,18 +75,26 @@ class PacedProtocol(StallGuard):
             self._take_rest()
 
     def read_on(self) -> None:
-        """Go on with what was read, then with reading: no request waits any more."""
+        """Go on with what was read, then with reading: no request waits for its turn any more."""
+        self.flow.is_held = False
+        if self._has_enough_body():
+            # Who receives it goes on.
+            return
         if not self.flow.rest:
-            self.flow.go_on()
+            self.flow.resume_reading()
         elif not self._is_rest_due:
             self._is_rest_due = True
             self.loop.call_soon(self._take_rest)
 
     def _take_rest(self) -> None:
         self._is_rest_due = False
-        if not (self.pipeline or self.transport.is_closing()):
+        if not (self.pipeline or self.transport.is_closing() or self._has_enough_body()):
             rest = self.flow.rest
             self.flow.rest = rest[_PIECE_BYTES:]
             self.take(rest[:_PIECE_BYTES])
             if not self.pipeline:
                 self.read_on()
+
+    def _has_enough_body(self) -> bool:
+        cycle = self.cycle
+        return cycle is not None and not cycle.response_complete and len(cycle.body) > HIGH_WATER_LIMIT

@@ -81,6 +81,33 @@ async def test_reads_no_more_after_a_refusal_and_answers_what_came_before() -> N
             await anext(answers)
 
 
+async def test_takes_nothing_that_comes_after_a_refusal() -> None:
+    taking, come = Taking(2), asyncio.Queue[int]()
+    taken: list[int] = []
+
+    async def messages() -> AsyncIterator[int]:
+        while True:
+            yield await come.get()
+
+    async def take(message: int) -> int | CoreError:
+        taken.append(message)
+        return await taking(message)
+
+    for message in (1, 2):
+        come.put_nowait(message)
+    stream = answered_in_order(messages(), take, is_crowded=lambda: False, stopping=asyncio.Event())
+    async with aclosing(stream) as answers:
+        first = asyncio.ensure_future(anext(answers))
+        await settle()
+        come.put_nowait(3)
+        await settle()
+        taking.let_go.set()
+        assert await first == 1
+        with pytest.raises(Overloaded):
+            await anext(answers)
+    assert taken == [1, 2]
+
+
 async def test_stops_reading_when_told_and_answers_what_was_read() -> None:
     stopping, taking = asyncio.Event(), Taking()
     silent: asyncio.Queue[int] = asyncio.Queue()

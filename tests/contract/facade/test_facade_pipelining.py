@@ -42,7 +42,7 @@ async def test_thousands_in_one_packet_are_answered_in_order(facade: Facade, cut
 
 async def test_a_body_that_looks_like_requests_is_a_body(facade: Facade) -> None:
     # In one packet with others, and in many.
-    looks = " HTTP/1.1" * 400
+    looks = " HTTP/1.1\r\n\r\n" * 400
     async with facade.connection() as (reader, writer):
         writer.write(_event(0) + _event(1, looks) + _event(2) + _event(3, looks * 4) + _event(4))
         replies = [await asyncio.wait_for(read_reply(reader), 10) for _ in range(5)]
@@ -51,10 +51,24 @@ async def test_a_body_that_looks_like_requests_is_a_body(facade: Facade) -> None
     assert {reply.status for reply in replies} <= {202, 400}
 
 
-async def test_who_takes_no_answers_is_not_read(facade: Facade) -> None:
+@pytest.mark.parametrize("size", [70_000, 250_000])
+async def test_a_body_full_of_ends_of_heads_is_read_whole(facade: Facade, size: int) -> None:
+    # More than what is kept of a body that nobody has asked for yet.
+    body = b"\r\n\r\n" * (size // 4)
+    head = b"POST /api/ingest HTTP/1.1\r\nHost: a\r\nX-API-Token: pub_123\r\nContent-Length: %d\r\n\r\n"
+    async with facade.connection() as (reader, writer):
+        for number in range(2):
+            writer.write(head % len(body) + body + _event(number))
+            assert (await asyncio.wait_for(read_reply(reader), 10)).status == 400
+            reply = await asyncio.wait_for(read_reply(reader), 10)
+            assert (reply.status, reply.headers["x-request-id"]) == (202, f"n{number}")
+
+
+@pytest.mark.parametrize("shortest", [_SHORTEST, b"GET /x RTSP/1.1\r\n\r\n"])
+async def test_who_takes_no_answers_is_not_read(facade: Facade, shortest: bytes) -> None:
     async with facade.connection() as (_, writer):
         sent = 0
-        blob = _SHORTEST * 10_000
+        blob = shortest * 10_000
         while sent < 4 * _BUFFERED_BYTES:
             writer.write(blob)
             try:
