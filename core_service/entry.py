@@ -14,14 +14,7 @@ import grpc
 import structlog
 from polylect.v1 import error_reason_pb2 as reasons
 
-from core_service.callers import (
-    Callers,
-    Context,
-    Metadata,
-    client_ip_of,
-    given_request_id,
-    request_id_of,
-)
+from core_service.callers import Callers, Context, Metadata, client_ip_of, given_request_id, request_id_of
 from core_service.counts import Counts
 from core_service.errors import CoreError, reason_label
 from core_service.ingest import MAX_EVENTS

@@ -36,6 +36,9 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.use_local_subchannel_pool", 1),
 )
+# Of a call to follow: how often, and how far apart, it is looked whether it was refused.
+_LOOKS_FOR_STATUS = 5
+_LOOK_SECONDS = 0.01
 _CHECK_TIMEOUT_SECONDS = 2.0
 
 
@@ -170,9 +173,11 @@ class CoreLink:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await call.initial_metadata()
-                if call.done():
-                    # A refusal has initial metadata as well.
-                    await call.read()
+                # A refusal has initial metadata as well, and its status a step behind them.
+                for _ in range(_LOOKS_FOR_STATUS):
+                    if call.done():
+                        await call.read()
+                    await asyncio.sleep(_LOOK_SECONDS)
         except BaseException as error:
             # Whatever the reason, who asked being gone too: a call that nobody reads is open for ever.
             call.cancel()

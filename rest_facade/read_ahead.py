@@ -6,6 +6,7 @@ before are answered, and nothing more is read meanwhile.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
@@ -39,12 +40,13 @@ class ReadAhead(FlowControl):
         if self.is_held:
             return
         if self.rest:
+            # Found by the transport: a reference of our own would be a circle, of each connection.
             self._transport.get_protocol().read_on()  # type: ignore[attr-defined]
         else:
             super().resume_reading()
 
 
-class PacedProtocol(StallGuard):
+class PacedProtocol(StallGuard, ABC):
     """A connection that parses no more than shall wait. Requests that do stand in `pipeline`."""
 
     flow: ReadAhead
@@ -53,9 +55,9 @@ class PacedProtocol(StallGuard):
         super().__init__(*args)
         self._is_rest_due = False
 
+    @abstractmethod
     def take(self, data: bytes) -> None:
         """Parse a piece."""
-        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Have its reading paced."""

@@ -53,8 +53,7 @@ def _measure(bench: Bench, events: int, empty: list[Line], warmed_up: Account) -
         for _ in range(bench.pace.rounds):
             ceilings.append(bench.ask(single, bench.bare_port, single_load, "bare route"))
             runs.append(bench.run(payload, load, f"{label}, {events:,} events there"))
-        line = _line(f"{events:,}: {label}", runs, ceilings, empty[number] if empty else None)
-        lines.append(line)
+        lines.append(_line(f"{events:,}: {label}", runs, ceilings, empty[number] if empty else None))
     return lines
 
 

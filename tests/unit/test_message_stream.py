@@ -46,26 +46,16 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_answers_in_order_and_reads_ahead_up_to_a_number() -> None:
+@pytest.mark.parametrize(("crowded", "read"), [(False, 64), (True, 1)])
+async def test_answers_in_order_and_reads_ahead_as_far_as_there_is_room(crowded: bool, read: int) -> None:
     messages, taking = Messages(200), Taking()
-    stream = answered_in_order(messages, taking, is_crowded=lambda: False, stopping=asyncio.Event())
+    stream = answered_in_order(messages, taking, is_crowded=lambda: crowded, stopping=asyncio.Event())
     async with aclosing(stream) as answers:
         first = asyncio.ensure_future(anext(answers))
         await settle()
-        assert messages.read == 64
+        assert messages.read == read
         taking.let_go.set()
         assert [await first, *[answer async for answer in answers]] == list(range(1, 201))
-
-
-async def test_while_it_is_crowded_reads_one_at_a_time() -> None:
-    messages, taking = Messages(3), Taking()
-    stream = answered_in_order(messages, taking, is_crowded=lambda: True, stopping=asyncio.Event())
-    async with aclosing(stream) as answers:
-        first = asyncio.ensure_future(anext(answers))
-        await settle()
-        assert messages.read == 1
-        taking.let_go.set()
-        assert [await first, *[answer async for answer in answers]] == [1, 2, 3]
 
 
 async def test_reads_no_more_after_a_refusal_and_answers_what_came_before() -> None:
